@@ -1,0 +1,71 @@
+-- Gives a worker instances to run: those of ended workers first, then those with events, then those due.
+--
+-- Locks: the claimed rows of `instances`, skipping any that another worker is claiming. The worker's own fence.
+-- Arguments: workflow names and versions the worker has, in two parallel arrays; the version it calls current
+-- for each name is the one with `is_current`. `room` is how many it can take.
+-- Returns: the claimed instances, in order of id.
+create or replace function @extschema@.claim(
+    worker bigint, names text[], versions text[], is_current boolean[], room int)
+returns table (
+    id uuid, workflow text, version text, input text, key text,
+    started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text)
+language plpgsql volatile
+as $$
+begin
+    perform @extschema@.fence(worker);
+    return query
+    with mine as materialized (
+        select u.name, u.version, u.is_current
+          from unnest(names, versions, is_current) as u (name, version, is_current)
+    ), orphans as materialized (
+        select i.id, i.workflow
+          from @extschema@.workers w
+          join @extschema@.instances i on i.owner = w.id
+         where w.state in ('dead', 'stopped')
+           and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
+           and exists (select from mine m where m.name = i.workflow
+                        and (m.version = i.version or (i.version is null and m.is_current)))
+         limit room
+           for update of i skip locked
+    ), called as materialized (
+        select i.id, i.workflow
+          from @extschema@.instances i
+         where i.id in (select e.instance_id from @extschema@.events e)
+           and i.owner is null and i.status = 'waiting'
+           and exists (select from mine m where m.name = i.workflow and m.version = i.version)
+         limit greatest(room - (select count(*) from orphans), 0)
+           for update of i skip locked
+    ), due as materialized (
+        select d.id, d.workflow
+          from (select distinct m.name from mine m) n
+         cross join lateral (
+            select i.id, i.workflow
+              from @extschema@.instances i
+             where i.workflow = n.name and i.owner is null
+               and i.status in ('pending', 'waiting') and i.wake_at <= now()
+               and exists (select from mine m where m.name = i.workflow
+                            and (m.version = i.version or (i.version is null and m.is_current)))
+             order by i.wake_at
+             limit greatest(room - (select count(*) from orphans) - (select count(*) from called), 0)
+               for update of i skip locked
+         ) d
+         limit greatest(room - (select count(*) from orphans) - (select count(*) from called), 0)
+    ), picked as materialized (
+        select o.id, 1 as taken from orphans o
+        union select c.id, 0 from called c
+        union select d.id, 0 from due d
+    )
+    update @extschema@.instances i
+       set owner = worker,
+           status = 'running',
+           version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
+           started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
+           takeovers = i.takeovers + p.taken,
+           wake_at = null
+      from (select k.id, max(k.taken)::smallint as taken from picked k group by k.id) p
+     where i.id = p.id
+    returning i.id, i.workflow, i.version, i.input::text,
+              (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
+              i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text;
+end
+$$;

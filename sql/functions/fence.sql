@@ -1,0 +1,22 @@
+-- Lets a worker's transaction go on only while the worker holds its lease.
+--
+-- Locks, in order: the worker's fence, shared, until the end of the transaction. A takeover takes the same
+-- lock exclusively, so a takeover and a commit of the worker exclude each other; the row is read after the
+-- lock is held (a volatile function sees a fresh snapshot per statement), so the later one sees the earlier.
+-- Returns: the transaction's time, which is also the recorded_at of all rows it writes.
+-- Raises: PGD01 when the worker was taken over or has stopped.
+create or replace function @extschema@.fence(worker bigint) returns timestamptz
+language plpgsql volatile
+as $$
+begin
+    perform pg_advisory_xact_lock_shared(@extschema@.lock_class(0), worker::int);
+    perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining');
+    if not found then
+        raise exception using
+            errcode = 'PGD01',
+            message = format('worker %s no longer holds its lease', worker),
+            hint = 'Another worker took its instances over; rejoin under a new incarnation.';
+    end if;
+    return now();
+end
+$$;

@@ -1,0 +1,7 @@
+-- The first key of every advisory lock of this namespace, so that two namespaces in one database do not meet.
+-- `part` 0: the fence of a worker; 1: the presence of a worker's session; 2: migration.
+create or replace function @extschema@.lock_class(part int default 0) returns int
+language sql immutable parallel safe
+as $$
+    select (hashtext('pgdurable:@extschema@') & 2147483644) + part
+$$;

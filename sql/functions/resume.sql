@@ -1,0 +1,17 @@
+-- Lets a paused instance go on: any worker that has its workflow may claim it.
+-- Returns: whether it was paused.
+-- Raises: PGD02 no such instance.
+create or replace function @extschema@.resume(id text) returns boolean
+language plpgsql volatile
+as $$
+begin
+    update @extschema@.instances i
+       set status = 'pending', owner = null, wake_at = now(), error = null
+     where i.id = @extschema@.need_instance(resume.id) and i.status = 'paused';
+    if not found then
+        return false;
+    end if;
+    perform pg_notify(@extschema@.channel(), 'due');
+    return true;
+end
+$$;

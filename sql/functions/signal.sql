@@ -1,0 +1,32 @@
+-- Sends a signal to an instance, in the caller's transaction. Signals of one sender arrive in order, each once,
+-- also when sent before the workflow waits for them or before its first step.
+--
+-- Locks: none that another transaction would wait for (it only inserts), however long the caller stays open.
+-- Returns: the signal's place in the event queue.
+-- Raises: PGD02 no such instance; PGD03 it has ended; PGD05 no name.
+create or replace function @extschema@.signal(id text, name text, payload jsonb default 'null')
+returns bigint
+language plpgsql volatile
+as $$
+declare
+    target uuid := @extschema@.need_instance(id);
+    state text;
+    place bigint;
+begin
+    if name is null or name = '' then
+        raise exception using errcode = 'PGD05', message = format('a signal to %L needs a name', id),
+            hint = 'The name is the one the workflow waits for.';
+    end if;
+    select i.status into state from @extschema@.instances i where i.id = target;
+    if state in ('completed', 'failed', 'cancelled', 'timed_out') then
+        raise exception using errcode = 'PGD03',
+            message = format('instance %L has ended (%s) and takes no more signals', id, state),
+            hint = 'Start another instance, or send the signal before the workflow ends.';
+    end if;
+    insert into @extschema@.events (instance_id, kind, name, payload)
+    values (target, 'signal', signal.name, coalesce(payload, 'null'))
+    returning seq into place;
+    perform pg_notify(@extschema@.channel(), 'event');
+    return place;
+end
+$$;

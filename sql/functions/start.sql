@@ -1,0 +1,60 @@
+-- Starts an instance of a workflow, in the caller's transaction: it exists when that commits.
+--
+-- Arguments: workflow name; input as a JSON object by parameter name (or an array of positional arguments);
+-- `id` makes the start idempotent: the same id again gives the same instance and starts nothing.
+-- Locks: with `id`, the new key's index entry until the caller commits.
+-- Returns: `id`, or the new instance's uuid as text.
+-- Raises: PGD04 the id belongs to another workflow; PGD05 the id or the input is not one.
+create or replace function @extschema@.start(
+    workflow text,
+    input jsonb default '{}',
+    id text default null,
+    version text default null,
+    queue text default 'default',
+    priority int default 0,
+    delay interval default null,
+    labels jsonb default null)
+returns text
+language plpgsql volatile
+as $$
+declare
+    new_id uuid := @extschema@.new_id();
+    there text;
+begin
+    if workflow is null or workflow = '' then
+        raise exception using errcode = 'PGD05', message = 'start needs the name of a workflow',
+            hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
+    end if;
+    if jsonb_typeof(input) not in ('object', 'array') or input is null then
+        raise exception using errcode = 'PGD05',
+            message = format('the input of workflow %L is a JSON %s', workflow, coalesce(jsonb_typeof(input), 'null')),
+            detail = 'Expected an object by parameter name, or an array of positional arguments.',
+            hint = 'For example: select @extschema@.start(''checkout'', ''{"order": "o-1"}'').';
+    end if;
+    if id is not null then
+        if octet_length(id) not between 1 and 512 then
+            raise exception using errcode = 'PGD05',
+                message = format('an id has 1 to 512 bytes, this one has %s', octet_length(id)),
+                hint = 'Choose a shorter id, or leave it out and keep the uuid that start returns.';
+        end if;
+        insert into @extschema@.instance_keys (id, instance_id) values (start.id, new_id)
+            on conflict do nothing;
+        if not found then
+            select i.workflow into there
+              from @extschema@.instance_keys k join @extschema@.instances i on i.id = k.instance_id
+             where k.id = start.id;
+            if there is distinct from start.workflow then
+                raise exception using errcode = 'PGD04',
+                    message = format('id %L is an instance of workflow %L, not of %L', id, there, workflow),
+                    hint = 'Choose another id for this start.';
+            end if;
+            return id;
+        end if;
+    end if;
+    insert into @extschema@.instances (id, workflow, version, status, queue, priority, wake_at, input, labels)
+    values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
+            now() + coalesce(delay, interval '0'), start.input, start.labels);
+    perform pg_notify(@extschema@.channel(), 'due');
+    return coalesce(id, new_id::text);
+end
+$$;

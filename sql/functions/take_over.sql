@@ -1,0 +1,32 @@
+-- Declares a worker dead, if it has not beaten since the caller last looked.
+--
+-- Locks, in order: the dead worker's fence, exclusively; its row. A transaction of the dead worker that still
+-- runs holds the fence shared: it is terminated where the caller may, else waited for by the next attempt.
+-- Returns: whether the worker is dead now by this call.
+create or replace function @extschema@.take_over(worker bigint, seen_beat bigint, successor bigint)
+returns boolean
+language plpgsql volatile
+as $$
+begin
+    if not pg_try_advisory_xact_lock(@extschema@.lock_class(0), worker::int) then
+        begin
+            perform pg_terminate_backend(l.pid)
+               from pg_locks l
+              where l.locktype = 'advisory'
+                and l.database = (select d.oid from pg_database d where d.datname = current_database())
+                and l.classid = @extschema@.lock_class(0)::oid
+                and l.objid = worker::oid
+                and l.objsubid = 2
+                and l.granted
+                and l.pid <> pg_backend_pid();
+        exception when insufficient_privilege then
+            null;
+        end;
+        return false;
+    end if;
+    update @extschema@.workers w
+       set state = 'dead', ended_at = now(), successor = take_over.successor
+     where w.id = worker and w.beat = seen_beat and w.state in ('alive', 'draining');
+    return found;
+end
+$$;

@@ -1,0 +1,79 @@
+-- What clients read and send.
+
+-- name: start
+select @extschema@.start(%s, %s::jsonb, id => %s, version => %s, queue => %s, priority => %s,
+                         delay => make_interval(secs => %s), labels => %s::jsonb)
+
+-- name: start_keyed
+select place, instance_id, created, at
+  from @extschema@.start_keyed(%s, %s::text[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[])
+
+-- name: keys_there
+select k.id, k.instance_id, i.workflow
+  from @extschema@.instance_keys k join @extschema@.instances i on i.id = k.instance_id
+ where k.id = any (%s::text[])
+
+-- name: copy_instances
+copy @extschema@.instances (id, workflow, version, status, queue, owner, input) from stdin (format binary)
+
+-- name: notify_due
+select pg_notify(@extschema@.channel(), 'due')
+
+-- name: signal
+select @extschema@.signal(%s, %s, %s::jsonb)
+
+-- name: find_instance
+select @extschema@.find_instance(%s)
+
+-- name: resume
+select @extschema@.resume(%s)
+
+-- name: outcomes
+select id, status, output::text, error::text
+  from @extschema@.instances
+ where id = any (%s::uuid[]) and status in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
+
+-- name: describe
+select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
+       i.workflow, i.version, i.status, i.queue, i.priority, i.owner, i.parent, i.takeovers, i.submitted_by,
+       i.created_at, i.started_at, i.finished_at, i.wake_at, i.deadline,
+       i.input::text, i.output::text, i.error::text, i.labels::text
+  from @extschema@.instances i
+ where i.id = %s
+
+-- name: history
+select event_id, kind, seq, name, attempt, payload::text, error::text, elapsed_ms, recorded_at
+  from @extschema@.history
+ where instance_id = %s and event_id > %s
+ order by event_id
+ limit %s
+
+-- name: waiting_events
+select seq, kind, name, payload::text, created_at
+  from @extschema@.events
+ where instance_id = %s
+ order by seq
+ limit 100
+
+-- name: list_instances
+select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
+       i.workflow, i.version, i.status, i.queue, i.priority, i.owner, i.parent, i.takeovers, i.submitted_by,
+       i.created_at, i.started_at, i.finished_at, i.wake_at, i.deadline
+  from @extschema@.instances i
+ where (%(status)s::text is null or i.status = %(status)s)
+   and (%(workflow)s::text is null or i.workflow = %(workflow)s)
+   and (%(before)s::uuid is null or i.id < %(before)s)
+ order by i.id desc
+ limit %(limit)s
+
+-- name: unknown_workflows
+select i.workflow, i.version, count(*)
+  from @extschema@.instances i
+ where i.owner is null and i.status in ('pending', 'waiting') and i.wake_at <= now()
+   and not exists (
+        select from @extschema@.workers w, jsonb_array_elements(w.workflows) as has (entry)
+         where w.state = 'alive' and w.lease_until > now() and has.entry ->> 'name' = i.workflow
+           and (i.version is null or has.entry ->> 'version' = i.version))
+ group by i.workflow, i.version
+ order by count(*) desc
+ limit 20

@@ -1,0 +1,67 @@
+-- What a worker and a client ask outside the flush.
+
+-- name: join_worker
+select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s))
+
+-- name: hold_presence
+select pg_try_advisory_lock_shared(@extschema@.lock_class(1), %s::int)
+
+-- name: beat
+select other, other_beat, expired, absent from @extschema@.beat(%s, make_interval(secs => %s), %s::jsonb)
+
+-- name: take_over
+select @extschema@.take_over(%s, %s, %s)
+
+-- name: leave_worker
+select @extschema@.leave_worker(%s)
+
+-- name: register_workflows
+insert into @extschema@.workflows (name, version, kind, policies)
+select name, version, 'python', policies::jsonb
+  from unnest(%s::text[], %s::text[], %s::text[]) as u (name, version, policies)
+on conflict (name, version) do nothing
+
+-- name: claim
+select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels
+  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s)
+
+-- name: load_history
+select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::text, error::text, recorded_at
+  from @extschema@.history
+ where instance_id = any (%s::uuid[])
+ order by instance_id, event_id
+
+-- name: owned_events
+select e.seq, e.instance_id, e.kind, e.name, e.payload::text
+  from @extschema@.events e
+  join @extschema@.instances i on i.id = e.instance_id
+ where i.owner = %s
+ order by e.seq
+ limit 5000
+
+-- name: drop_stale_events
+delete from @extschema@.events e
+ using @extschema@.instances i
+ where i.id = e.instance_id and i.status in ('completed', 'failed', 'cancelled', 'timed_out')
+
+-- name: next_due
+select extract(epoch from min(i.wake_at) - now())::float8
+  from @extschema@.instances i
+ where i.owner is null and i.status in ('pending', 'waiting') and i.workflow = any (%s::text[])
+
+-- name: checkpoint_transaction
+insert into @extschema@.history
+    (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, recorded_at)
+select %s, %s, %s, %s, %s, %s, 'step', %s, %s::jsonb, clock_timestamp()
+  from @extschema@.fence(%s)
+returning recorded_at
+
+-- name: settle_transaction
+insert into @extschema@.history (instance_id, event_id, seq, attempt, kind, name)
+select %s, %s, %s, %s, 'void', %s
+  from @extschema@.fence(%s)
+on conflict do nothing
+returning event_id
+
+-- name: read_checkpoint
+select recorded_at from @extschema@.history where instance_id = %s and event_id = %s and kind = 'step'

@@ -1,0 +1,1 @@
+"""The rooms that know SQL names: migrations, named queries, leases. Knows rows, not workflows."""

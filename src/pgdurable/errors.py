@@ -1,0 +1,200 @@
+"""Every error pgdurable raises, in one tree under `PgDurableError`.
+
+An error says which instance and step it speaks of, what was expected and what was found, and ends with
+what to do. `detail` and `hint` hold the last two apart from the message, for programs that log fields.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "CodecError",
+    "ConnectionFailed",
+    "FencedError",
+    "InstanceFailed",
+    "InstanceFinished",
+    "InstanceNotFound",
+    "InstancePaused",
+    "InvalidId",
+    "InvalidInput",
+    "NonDeterminismError",
+    "NonRetryable",
+    "PayloadTooLarge",
+    "PgDurableError",
+    "RetryAfter",
+    "SchemaError",
+    "StepFailed",
+    "StepTimeout",
+    "UnknownWorkflow",
+    "WorkflowIoError",
+]
+
+
+class PgDurableError(Exception):
+    """The root of the tree.
+
+    Args:
+        message: what went wrong, naming the instance and step where there is one.
+        detail: what was expected and what was found.
+        hint: what to do about it.
+    """
+
+    def __init__(self, message: str, *, detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.detail = detail
+        self.hint = hint
+
+    def __str__(self) -> str:
+        parts = [self.message]
+        if self.detail:
+            parts.append(self.detail)
+        if self.hint:
+            parts.append(self.hint)
+        return "\n".join(parts)
+
+
+class ConnectionFailed(PgDurableError):
+    """The server could not be reached, refused the login, or cannot be written to. Safe to try again."""
+
+
+class SchemaError(PgDurableError):
+    """The schema is missing, older or newer than this library. The hint holds the command to run."""
+
+
+class InvalidId(PgDurableError):
+    """A user-chosen id is empty, too long, or already names an instance of another workflow."""
+
+
+class InvalidInput(PgDurableError):
+    """Arguments do not fit the workflow's parameters. Nothing was stored."""
+
+
+class UnknownWorkflow(PgDurableError):
+    """A name that no registered workflow has."""
+
+
+class InstanceNotFound(PgDurableError):
+    """No instance has this id."""
+
+
+class InstanceFinished(PgDurableError):
+    """The instance has ended, so it takes no more signals."""
+
+
+class CodecError(PgDurableError):
+    """A value cannot be stored as JSON, or stored JSON does not fit the annotated type.
+
+    `path` leads to the offending part of the value, such as ``$.items[3].price``.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        path: str = "$",
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.path = path
+
+
+class PayloadTooLarge(CodecError):
+    """An encoded value is over the payload limit (1 MiB unless configured)."""
+
+
+class FencedError(PgDurableError):
+    """This worker's lease was taken over; nothing it still held was written."""
+
+
+class WorkflowIoError(PgDurableError):
+    """Workflow code tried real I/O or a blocking sleep. The hint says to do it in a step."""
+
+
+class NonDeterminismError(PgDurableError):
+    """Workflow code no longer issues the commands its history records.
+
+    The instance is paused, not failed: deploy code that fits, then resume it.
+    """
+
+
+class InstanceFailed(PgDurableError):
+    """Raised by `result()` for an instance that ended other than `completed`.
+
+    Attributes:
+        id: the instance's id.
+        status: `failed`, `cancelled` or `timed_out`.
+        type: name of the exception's type in the workflow.
+        traceback: its traceback as text, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        id: str,
+        status: str,
+        type: str | None = None,
+        traceback: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.id = id
+        self.status = status
+        self.type = type
+        self.traceback = traceback
+
+
+class InstancePaused(PgDurableError):
+    """Raised by `result()` when the instance is paused and so will not end by itself."""
+
+
+class StepFailed(PgDurableError):
+    """A step ended in error after its last attempt.
+
+    Workflow code meets the step's own exception where that type can be rebuilt from its checkpoint,
+    with a `StepFailed` as its `__cause__`; otherwise it meets the `StepFailed` itself.
+
+    Attributes:
+        step: name of the step.
+        attempt: the attempt that ended it, counted from 1.
+        type: full name of the original exception's type, such as ``shop.errors.OutOfStock``.
+        traceback: the original traceback as text, or None.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        *,
+        step: str,
+        attempt: int,
+        type: str,
+        traceback: str | None = None,
+        detail: str | None = None,
+        hint: str | None = None,
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.step = step
+        self.attempt = attempt
+        self.type = type
+        self.traceback = traceback
+
+
+class StepTimeout(StepFailed, TimeoutError):
+    """A step's last attempt ran over its timeout."""
+
+
+class RetryAfter(Exception):
+    """Raise it in a step to be tried again after this many seconds, whatever the retry policy's backoff.
+
+    It counts as an attempt.
+    """
+
+    def __init__(self, seconds: float, message: str = "") -> None:
+        super().__init__(message or f"retry after {seconds:g} s")
+        self.seconds = float(seconds)
+
+
+class NonRetryable(Exception):
+    """Raise it in a step to fail it at once, whatever the retry policy allows."""
