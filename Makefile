@@ -1,0 +1,41 @@
+# What a newcomer, a contributor and CI run. Every target sets up what it needs first; the second time that
+# takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
+
+.DEFAULT_GOAL := help
+.PHONY: help setup core demo test test-matrix lint format clean
+
+BIN := .venv/bin
+PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*.pxd)
+
+help:  ## Say what there is
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup:  ## Make .venv, install pgdurable into it, build the core
+	@scripts/setup.sh
+
+core: setup  ## The same: rebuilds the core in place when its source changed
+
+demo: setup  ## The main job: a shop whose orders survive kill -9 of worker and server
+	@$(BIN)/python -m examples.orders
+
+test: setup  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
+	@$(BIN)/python -m pytest $(ARGS)
+
+test-matrix: setup  ## All tests on every PostgreSQL that is found here
+	@$(BIN)/python scripts/test_matrix.py $(ARGS)
+
+lint: setup  ## Every check CI makes besides the tests
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/cython-lint $(PYX)
+	$(BIN)/python -m mypy.stubtest pgdurable._core
+
+format: setup  ## Let ruff put the code in order
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:  ## Remove .venv and everything built
+	rm -rf .venv .setup.lock .test-servers build dist src/*.egg-info src/pgdurable/*.so
+	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
+	find src tests examples benchmarks scripts -name __pycache__ -type d -exec rm -rf {} +
