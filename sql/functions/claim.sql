@@ -4,6 +4,7 @@
 -- Arguments: workflow names and versions the worker has, in two parallel arrays; the version it calls current
 -- for each name is the one with `is_current`. `room` is how many it can take.
 -- Returns: the claimed instances, in order of id.
+-- Raises: PGD01 when the worker itself was taken over.
 create or replace function @extschema@.claim(
     worker bigint, names text[], versions text[], is_current boolean[], room int)
 returns table (
@@ -18,28 +19,34 @@ begin
         select u.name, u.version, u.is_current
           from unnest(names, versions, is_current) as u (name, version, is_current)
     ), orphans as materialized (
-        select i.id, i.workflow
+        select i.id
           from @extschema@.workers w
           join @extschema@.instances i on i.owner = w.id
          where w.state in ('dead', 'stopped')
            and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
            and exists (select from mine m where m.name = i.workflow
                         and (m.version = i.version or (i.version is null and m.is_current)))
-         limit room
+         limit greatest(room, 0)
            for update of i skip locked
     ), called as materialized (
-        select i.id, i.workflow
-          from @extschema@.instances i
-         where i.id in (select e.instance_id from @extschema@.events e)
-           and i.owner is null and i.status = 'waiting'
-           and exists (select from mine m where m.name = i.workflow and m.version = i.version)
-         limit greatest(room - (select count(*) from orphans), 0)
-           for update of i skip locked
-    ), due as materialized (
-        select d.id, d.workflow
-          from (select distinct m.name from mine m) n
+        -- Lateral, so that each event looks its instance up: statistics of `events` are never fresh, and a
+        -- join would sometimes read all of `instances` instead.
+        select c.id
+          from (select distinct e.instance_id from @extschema@.events e) n
          cross join lateral (
-            select i.id, i.workflow
+            select i.id
+              from @extschema@.instances i
+             where i.id = n.instance_id and i.owner is null and i.status = 'waiting'
+               and exists (select from mine m where m.name = i.workflow and m.version = i.version)
+               for update of i skip locked
+         ) c
+         limit greatest(room - (select count(*) from orphans), 0)
+    ), due as materialized (
+        -- In random order of names: the backlog of one workflow must not starve the others.
+        select d.id
+          from (select m.name from mine m group by m.name order by random()) n
+         cross join lateral (
+            select i.id
               from @extschema@.instances i
              where i.workflow = n.name and i.owner is null
                and i.status in ('pending', 'waiting') and i.wake_at <= now()
@@ -54,18 +61,22 @@ begin
         select o.id, 1 as taken from orphans o
         union select c.id, 0 from called c
         union select d.id, 0 from due d
+    ), taken as (
+        update @extschema@.instances i
+           set owner = worker,
+               status = 'running',
+               version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
+               started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
+               takeovers = i.takeovers + p.taken,
+               wake_at = null
+          from (select k.id, max(k.taken)::smallint as taken from picked k group by k.id) p
+         where i.id = p.id
+        returning i.id, i.workflow, i.version, i.input::text as input,
+                  (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
+                  i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels
     )
-    update @extschema@.instances i
-       set owner = worker,
-           status = 'running',
-           version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
-           started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
-           takeovers = i.takeovers + p.taken,
-           wake_at = null
-      from (select k.id, max(k.taken)::smallint as taken from picked k group by k.id) p
-     where i.id = p.id
-    returning i.id, i.workflow, i.version, i.input::text,
-              (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
-              i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text;
+    select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels
+      from taken t
+     order by t.id;
 end
 $$;

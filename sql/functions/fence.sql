@@ -4,13 +4,21 @@
 -- lock exclusively, so a takeover and a commit of the worker exclude each other; the row is read after the
 -- lock is held (a volatile function sees a fresh snapshot per statement), so the later one sees the earlier.
 -- Returns: the transaction's time, which is also the recorded_at of all rows it writes.
--- Raises: PGD01 when the worker was taken over or has stopped.
+-- Raises: PGD01 when the worker was taken over or has stopped; 40001 (try again) when the transaction is
+-- repeatable read or serializable and the worker's row has changed since its snapshot.
 create or replace function @extschema@.fence(worker bigint) returns timestamptz
 language plpgsql volatile
 as $$
 begin
     perform pg_advisory_xact_lock_shared(@extschema@.lock_class(0), worker::int);
-    perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining');
+    if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
+        perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining');
+    else
+        -- A user's transaction step may keep one snapshot for all its statements, which would go on showing the
+        -- row as it was before a takeover. Locking the row refuses that with a serialization failure.
+        perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining')
+            for key share;
+    end if;
     if not found then
         raise exception using
             errcode = 'PGD01',

@@ -1,9 +1,18 @@
 -- Enters a new worker incarnation.
+-- Incarnations that ended over a day ago and own nothing are forgotten here, where new ones come from: every
+-- claim looks at all that ended. A forgotten one stays fenced off, for want of a row.
 -- Returns: its id, unique for ever in this namespace.
 create or replace function @extschema@.join_worker(name text, workflows jsonb, lease interval)
 returns bigint
 language sql volatile
 as $$
+    delete from @extschema@.workers w
+     where w.id in (
+        select o.id from @extschema@.workers o
+         where o.state in ('stopped', 'dead') and o.ended_at < now() - interval '1 day'
+           and not exists (select from @extschema@.instances i where i.owner = o.id)
+         limit 1000
+           for update skip locked);
     insert into @extschema@.workers (name, workflows, lease_until)
     values (name, workflows, now() + lease)
     returning id

@@ -4,16 +4,18 @@ create or replace function @extschema@.result(id text) returns jsonb
 language plpgsql stable
 as $$
 declare
+    target uuid := @extschema@.need_instance(id);
     found_row record;
 begin
     select i.status, i.output, i.error into found_row
-      from @extschema@.instances i where i.id = @extschema@.need_instance(result.id);
+      from @extschema@.instances i where i.id = target;
     if found_row.status in ('failed', 'cancelled', 'timed_out') then
         raise exception using errcode = 'PGD06',
-            message = format('instance %L ended %s: %s', id, found_row.status, found_row.error ->> 'message'),
-            detail = found_row.error ->> 'type',
+            message = format('instance %L ended %s', id, found_row.status)
+                || coalesce(': ' || (found_row.error ->> 'message'), ''),
+            detail = coalesce(found_row.error ->> 'type', 'No error was recorded.'),
             hint = format('select * from @extschema@.steps where instance_id = %L shows what it did.',
-                          @extschema@.find_instance(id));
+                          target);
     end if;
     return found_row.output;
 end

@@ -4,10 +4,12 @@
 create or replace function @extschema@.resume(id text) returns boolean
 language plpgsql volatile
 as $$
+declare
+    target uuid := @extschema@.need_instance(id);
 begin
     update @extschema@.instances i
        set status = 'pending', owner = null, wake_at = now(), error = null
-     where i.id = @extschema@.need_instance(resume.id) and i.status = 'paused';
+     where i.id = target and i.status = 'paused';
     if not found then
         return false;
     end if;

@@ -2,8 +2,9 @@
 --
 -- Arguments are parallel arrays, one element per start, ordered by id by the caller (one lock order).
 -- `worker` null: the instances are pending; else they are running and owned by that worker, under its fence.
--- Returns: one row per element, in order: its position, the instance the id names now, whether this call made
--- it, that instance's workflow, and the transaction's time.
+-- Returns: one row per element, in order: its position, the instance and its workflow where this call made it,
+-- whether it did, and the transaction's time. For an id that was there already the instance is null: this
+-- statement's snapshot may be older than it, the caller reads it with the next statement (keys_there).
 create or replace function @extschema@.start_keyed(
     worker bigint, keys text[], ids uuid[], workflows text[], versions text[], inputs text[],
     queues text[], delays float8[])
