@@ -5,7 +5,7 @@
 .PHONY: help setup core demo test test-matrix lint format clean
 
 BIN := .venv/bin
-PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*.pxd)
+PYX := $(wildcard src/pgdurable/*.px[yd] src/pgdurable/*/*.px[di])
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,7 +28,7 @@ lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/cython-lint $(PYX)
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(PYX)
 	$(BIN)/python -m mypy.stubtest pgdurable._core
 
 format: setup  ## Let ruff put the code in order
