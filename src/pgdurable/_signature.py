@@ -161,7 +161,7 @@ class Signature:
             for parameter in parameters
         )
         self.returns = _awaited(self._resolve(func, "return", raw.return_annotation))
-        self._signature = raw.replace(parameters=parameters)
+        self._signature = raw.replace(parameters=self.parameters, return_annotation=_EMPTY)
         self._names = tuple(p.name for p in self.parameters)
         kinds = {p.kind for p in self.parameters}
         positional = [p for p in self.parameters if p.kind in _POSITIONAL]
@@ -237,11 +237,13 @@ class Signature:
         except (msgspec.MsgspecError, CodecError, RecursionError, ValueError, TypeError) as error:
             raise self._unfit(data, error) from error
         if self._plain:
+            given = 0
             for value in values:
                 if value is msgspec.UNSET:
                     break
-            else:
-                return values, {}
+                given += 1
+            if given == len(values) or all(value is msgspec.UNSET for value in values[given:]):
+                return values[:given], {}
         return self._spread(values)
 
     def _decoder(self) -> Callable[[bytes], Any]:
@@ -312,7 +314,7 @@ class Signature:
         try:
             stored = decode(canonical(data))
         except CodecError as broken:
-            return self._invalid(broken.message, "no JSON")
+            return self._invalid(str(broken.__cause__), "no JSON")
         if isinstance(stored, list):
             found = f"a list of {len(stored)}"
         elif isinstance(stored, dict):

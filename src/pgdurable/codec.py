@@ -198,7 +198,7 @@ def _is_plain_atom(value: Any, data: bytes) -> bool:
     if kind is int:
         return len(data) <= MAX_INT_DIGITS
     if kind is float:
-        return -1e16 < value < 1e16 and value != 0.0
+        return bool(-1e16 < value < 1e16 and value != 0.0)
     return kind is bool or value is None
 
 
@@ -277,7 +277,7 @@ def type_name(cls: Any) -> str:
 def _join(path: str, key: str) -> str:
     if key.isidentifier():
         return f"{path}.{key}"
-    return f"{path}[{clean(key)!r}]"
+    return f"{path}[{key!r}]"
 
 
 def clean(text: str) -> str:
@@ -361,7 +361,11 @@ class _Plain:
         if hasattr(cls, "__attrs_attrs__"):
             return self.fields(value, [(field.name, field.name) for field in cls.__attrs_attrs__], path)
         if _is_pydantic(cls):
-            return self.convert(self.hooked(value, path), path)
+            plain = self.hooked(value, path)
+            if cls.model_config.get("ser_json_inf_nan", "null") == "null":
+                # Only pydantic's other dump still has the NaN that this one made None.
+                self.finite(value.model_dump(by_alias=True), path)
+            return self.convert(plain, path)
         try:
             return msgspec.to_builtins(value)  # dates, UUID, Decimal, bytes: to text
         except Exception:
@@ -376,6 +380,16 @@ class _Plain:
         except Exception as error:
             found = f"{type_name(type(value))} that does not dump ({type(error).__name__}: {error})"
             _refuse(self.what, path, found, "make its dump to JSON work")
+
+    def finite(self, value: Any, path: str) -> None:
+        if isinstance(value, float):
+            self.convert(value, path)
+        elif isinstance(value, dict):
+            for key, item in value.items():
+                self.finite(item, _join(path, str(key)))
+        elif isinstance(value, (list, tuple)):
+            for index, item in enumerate(value):
+                self.finite(item, f"{path}[{index}]")
 
     def fields(self, value: Any, names: list[tuple[str, str]], path: str) -> dict[str, Any]:
         pairs = [(key, getattr(value, name, msgspec.UNSET)) for key, name in names]
