@@ -187,8 +187,8 @@ def _nulls_are_none(value: Any, depth: int = 0) -> bool:
     return True
 
 
-# A byte is found in bytes in 22 ns, b"..." in bytes takes 220 ns, a regex with a literal head 130 ns, and one that
-# begins with alternatives ten times as long per byte: so the looks below are what they are.
+# On 30 bytes: b"..." in bytes takes 220 ns, a byte in bytes 22, decoding 44, "..." in str 28, a regex with a literal
+# head 130, and one that begins with alternatives 350 (ten times as long per byte). So the looks below are what they are.
 
 
 def _is_plain_atom(value: Any, data: bytes) -> bool:
@@ -202,10 +202,10 @@ def _is_plain_atom(value: Any, data: bytes) -> bool:
     return kind is bool or value is None
 
 
-def _is_suspicious(value: Any, data: bytes) -> bool:
-    if data.find(b"null") >= 0 and not _nulls_are_none(value):
+def _is_suspicious(value: Any, data: bytes, text: str) -> bool:
+    if "null" in text and not _nulls_are_none(value):
         return True
-    if 0x5C in data and b"\\u0000" in data:
+    if "\\u0000" in text:
         return True
     if len(data) <= MAX_INT_DIGITS:
         return False
@@ -215,7 +215,7 @@ def _is_suspicious(value: Any, data: bytes) -> bool:
 
 
 def _in_full(data: bytes) -> bytes:
-    if _EXPONENT.search(data) or (0x2D in data and b"-0.0" in data):
+    if _EXPONENT.search(data) or data.find(b"-0.0") >= 0:
         return _FLOAT.sub(_full_float, data)
     return data
 
@@ -242,9 +242,11 @@ def encode(value: Any, *, what: str = "value", limit: int | None = None) -> byte
         data = _in_full(_encode_slowly(value, what))
     else:
         if not _is_plain_atom(value, data):
-            if _is_suspicious(value, data):
-                data = _encode_slowly(value, what)
-            data = _in_full(data)
+            text = data.decode()
+            if _is_suspicious(value, data, text):
+                data = _in_full(_encode_slowly(value, what))
+            elif "-0.0" in text or _EXPONENT.search(data):
+                data = _in_full(data)
     if limit is not None and len(data) > limit:
         raise PayloadTooLarge(
             f"{what} is too large",
