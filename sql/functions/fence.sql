@@ -5,7 +5,7 @@
 -- lock is held (a volatile function sees a fresh snapshot per statement), so the later one sees the earlier.
 -- Returns: the transaction's time, which is also the recorded_at of all rows it writes.
 -- Raises: PGD01 when the worker was taken over or has stopped; 40001 (try again) when the transaction is
--- repeatable read or serializable and the worker's row has changed since its snapshot.
+-- repeatable read or serializable and the worker was taken over after its snapshot.
 create or replace function @extschema@.fence(worker bigint) returns timestamptz
 language plpgsql volatile
 as $$
@@ -15,7 +15,8 @@ begin
         perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining');
     else
         -- A user's transaction step may keep one snapshot for all its statements, which would go on showing the
-        -- row as it was before a takeover. Locking the row refuses that with a serialization failure.
+        -- row as it was before a takeover. This row lock fails where the state has changed since, and does not
+        -- meet a beat: state is part of a unique key.
         perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining')
             for key share;
     end if;

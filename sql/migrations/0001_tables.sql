@@ -110,7 +110,8 @@ create table @extschema@.workers (
     successor    bigint,
     name         text not null,
     workflows    jsonb not null default '[]',
-    stats        jsonb
+    stats        jsonb,
+    unique (id, state)  -- makes a change of state, but not a beat, conflict with the row lock of fence()
 ) with (fillfactor = 50);
 comment on table @extschema@.workers is 'One row per worker incarnation. state and lease_until are the fence.';
 
