@@ -5,6 +5,10 @@
 -- for each name is the one with `is_current`. `room` is how many it can take.
 -- Returns: the claimed instances, in order of id.
 -- Raises: PGD01 when the worker itself was taken over.
+--
+-- Statistics are never fresh here: tens of thousands of rows change their status between two looks of analyze.
+-- So the text leaves the planner no choice: lateral subqueries that lock cannot become joins, and the update
+-- takes an array. As joins, each of these read all of `instances` at one time or another.
 create or replace function @extschema@.claim(
     worker bigint, names text[], versions text[], is_current boolean[], room int)
 returns table (
@@ -19,24 +23,28 @@ begin
         select u.name, u.version, u.is_current
           from unnest(names, versions, is_current) as u (name, version, is_current)
     ), orphans as materialized (
-        select i.id
+        select o.id
           from @extschema@.workers w
-          join @extschema@.instances i on i.owner = w.id
+         cross join lateral (
+            select i.id
+              from @extschema@.instances i
+             where i.owner = w.id
+               and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
+               and exists (select from mine m where m.name = i.workflow
+                            and (m.version = i.version or (i.version is null and m.is_current)))
+               for update of i skip locked
+         ) o
          where w.state in ('dead', 'stopped')
-           and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
-           and exists (select from mine m where m.name = i.workflow
-                        and (m.version = i.version or (i.version is null and m.is_current)))
          limit greatest(room, 0)
-           for update of i skip locked
     ), called as materialized (
-        -- Lateral, so that each event looks its instance up: statistics of `events` are never fresh, and a
-        -- join would sometimes read all of `instances` instead.
         select c.id
           from (select distinct e.instance_id from @extschema@.events e) n
          cross join lateral (
             select i.id
               from @extschema@.instances i
-             where i.id = n.instance_id and i.owner is null and i.status = 'waiting'
+             where i.id = n.instance_id
+               -- `case` hides that the rows are in instances_due: it is no index to find an id in.
+               and case when i.owner is null then i.status = 'waiting' end
                and exists (select from mine m where m.name = i.workflow and m.version = i.version)
                for update of i skip locked
          ) c
@@ -57,20 +65,16 @@ begin
                for update of i skip locked
          ) d
          limit greatest(room - (select count(*) from orphans) - (select count(*) from called), 0)
-    ), picked as materialized (
-        select o.id, 1 as taken from orphans o
-        union select c.id, 0 from called c
-        union select d.id, 0 from due d
     ), taken as (
         update @extschema@.instances i
            set owner = worker,
                status = 'running',
                version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
                started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
-               takeovers = i.takeovers + p.taken,
+               takeovers = i.takeovers + (i.owner is not null)::int,
                wake_at = null
-          from (select k.id, max(k.taken)::smallint as taken from picked k group by k.id) p
-         where i.id = p.id
+         where i.id = any (array(
+            select o.id from orphans o union all select c.id from called c union all select d.id from due d))
         returning i.id, i.workflow, i.version, i.input::text as input,
                   (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
                   i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels

@@ -202,7 +202,8 @@ def test_signals_keep_their_order(ns: Namespace) -> None:
     places = [ns.one("select @.signal('a', 'go', to_jsonb(%s::int))", n) for n in range(20)]
     assert places == sorted(places)
     rows = ns.rows(
-        "select kind, name, payload, instance_id = @.find_instance('a'), sent_by = current_user from @.events order by seq"
+        """select kind, name, payload, instance_id = @.find_instance('a'), sent_by = current_user
+             from @.events order by seq"""
     )
     assert rows == [("signal", "go", n, True, True) for n in range(20)]
 
