@@ -80,6 +80,7 @@ class BuildCore(build_ext):
         self.distribution.ext_modules = cythonize(
             self.distribution.ext_modules,
             build_dir="build/cython",
+            force=bool(self.force),
             compiler_directives={"language_level": "3"},
         )
         super().finalize_options()

