@@ -15,12 +15,21 @@ stamp() { printf '%s' "$2" > ".venv/.stamp-$1"; }
 
 apt_install() {
     root && command -v apt-get >/dev/null || return 1
-    say "installing $* with apt-get"
-    local quiet=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120
+    local apt=(env DEBIAN_FRONTEND=noninteractive apt-get -qq -o DPkg::Lock::Timeout=120
         -o Acquire::Retries=1 -o Acquire::http::Timeout=20)
-    "${quiet[@]}" install -y --no-upgrade --no-install-recommends "$@" </dev/null >/dev/null 2>&1 && return
-    "${quiet[@]}" update </dev/null >/dev/null 2>&1 || true
-    "${quiet[@]}" install -y --no-upgrade --no-install-recommends "$@" </dev/null >/dev/null 2>&1
+    local install=("${apt[@]}" install -y --no-install-recommends --no-remove) planned try
+    for try in first second; do
+        # Only ever adds packages: an upgrade of libpq may bring one of, and so restart, a server that runs here.
+        planned=$("${install[@]}" --simulate "$@" 2>/dev/null) || planned=
+        if grep -q '^Inst [^ ]* \[' <<<"$planned"; then
+            say "not installing $*: that would upgrade packages that are here"
+            return 1
+        fi
+        if [ "$try" = first ]; then say "installing $* with apt-get"; fi
+        "${install[@]}" "$@" </dev/null >/dev/null 2>&1 && return
+        if [ "$try" = first ]; then "${apt[@]}" update </dev/null >/dev/null 2>&1 || true; fi
+    done
+    return 1
 }
 
 # A Python will do when its version is supported, it can make environments, and C can be compiled against it.
