@@ -19,9 +19,7 @@ def quote_schema(schema: str) -> str:
     if not schema or "\0" in schema or len(schema.encode()) > 50:
         raise ValueError(f"a schema name has 1 to 50 bytes and no NUL, found {schema!r}")
     if not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
-        raise ValueError(
-            f"a schema name has lower-case letters, digits and underscores, found {schema!r}"
-        )
+        raise ValueError(f"a schema name has lower-case letters, digits and underscores, found {schema!r}")
     return schema
 
 
@@ -39,9 +37,7 @@ def sql_files(folder: str) -> list[tuple[str, str]]:
     """(file name, text) of every SQL file in a folder of `sql/`, in order of name."""
     root = files("pgdurable").joinpath("_sql", folder)
     return sorted(
-        (entry.name, entry.read_text(encoding="utf-8"))
-        for entry in root.iterdir()
-        if entry.name.endswith(".sql")
+        (entry.name, entry.read_text(encoding="utf-8")) for entry in root.iterdir() if entry.name.endswith(".sql")
     )
 
 

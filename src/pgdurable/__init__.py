@@ -1,0 +1,78 @@
+"""pgdurable: durable execution for people who already run PostgreSQL.
+
+Workflows are plain Python; every step is checkpointed in PostgreSQL; after a crash of the process, the machine or
+the database they go on from the last checkpoint.
+"""
+
+from pgdurable import sync
+from pgdurable.client import Client, Entry, Handle, InstanceInfo
+from pgdurable.context import now, random, sleep, uuid4, wait_signal
+from pgdurable.embedded import EmbeddedServer, embedded
+from pgdurable.engine import Engine
+from pgdurable.errors import (
+    CodecError,
+    ConnectionFailed,
+    FencedError,
+    InstanceFailed,
+    InstanceFinished,
+    InstanceNotFound,
+    InstancePaused,
+    InvalidId,
+    InvalidInput,
+    NonDeterminismError,
+    NonRetryable,
+    PayloadTooLarge,
+    PgDurableError,
+    RetryAfter,
+    SchemaError,
+    StepFailed,
+    StepTimeout,
+    UnknownWorkflow,
+    WorkflowIoError,
+)
+from pgdurable.retry import Retry
+from pgdurable.workflow import Step, Transaction, Workflow, step, transaction, workflow
+
+__version__ = "0.1.0.dev0"
+
+__all__ = [
+    "Client",
+    "CodecError",
+    "ConnectionFailed",
+    "EmbeddedServer",
+    "Engine",
+    "Entry",
+    "FencedError",
+    "Handle",
+    "InstanceFailed",
+    "InstanceFinished",
+    "InstanceInfo",
+    "InstanceNotFound",
+    "InstancePaused",
+    "InvalidId",
+    "InvalidInput",
+    "NonDeterminismError",
+    "NonRetryable",
+    "PayloadTooLarge",
+    "PgDurableError",
+    "Retry",
+    "RetryAfter",
+    "SchemaError",
+    "Step",
+    "StepFailed",
+    "StepTimeout",
+    "Transaction",
+    "UnknownWorkflow",
+    "Workflow",
+    "WorkflowIoError",
+    "embedded",
+    "now",
+    "random",
+    "sleep",
+    "step",
+    "sync",
+    "transaction",
+    "uuid4",
+    "wait_signal",
+    "workflow",
+]

@@ -1,0 +1,92 @@
+"""How connections are made: the DSN, its defaults, and errors that say what to do."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+
+import psycopg
+from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from psycopg_pool import AsyncConnectionPool
+
+from pgdurable.errors import ConnectionFailed
+
+__all__ = ["connect_failed", "make_pool", "resolve_dsn", "server_of"]
+
+# Every call ends: dead peers are noticed, unanswered data gives up. Values of the user's own DSN win.
+_DEFAULTS: dict[str, Any] = {
+    "connect_timeout": 10,
+    "keepalives": 1,
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 20000,
+}
+
+
+def resolve_dsn(dsn: str | None, *, application: str) -> str:
+    """The conninfo to use: the one given, else $PGDURABLE_DSN, else libpq's own variables, with our defaults."""
+    given = dsn if dsn is not None else os.environ.get("PGDURABLE_DSN", "")
+    try:
+        params = conninfo_to_dict(given)
+    except psycopg.ProgrammingError as error:
+        raise ConnectionFailed(
+            f"the DSN cannot be read: {str(error).strip()}",
+            hint="It looks like postgresql://user@host:5432/database, or 'host=... dbname=...'.",
+        ) from None
+    return make_conninfo(
+        given,
+        **{
+            key: value
+            for key, value in {**_DEFAULTS, "application_name": application}.items()
+            if key not in params and not (key == "application_name" and "PGAPPNAME" in os.environ)
+        },
+    )
+
+
+def server_of(dsn: str) -> str:
+    """The server a DSN names, for messages: never a password."""
+    params = conninfo_to_dict(dsn)
+    host = params.get("host") or params.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
+    port = params.get("port") or os.environ.get("PGPORT") or "5432"
+    database = params.get("dbname") or os.environ.get("PGDATABASE") or params.get("user") or "the default database"
+    return f"{host} port {port}, database {database}"
+
+
+def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
+    """The error for a server that cannot be reached, refuses the login, or may not be used."""
+    text = str(error).strip()
+    lower = text.lower()
+    if "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
+        hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."
+    elif "database" in lower and "does not exist" in lower:
+        hint = "Create the database (createdb NAME), or name another in the DSN."
+    elif "read-only" in lower or "recovery" in lower:
+        hint = "Point the DSN at the primary (target_session_attrs=read-write with several hosts finds it)."
+    elif "too many clients" in lower or "remaining connection slots" in lower:
+        hint = "The server is out of connections: raise max_connections, or close some."
+    else:
+        hint = "Is the server running and reachable? Check --dsn or PGDURABLE_DSN (or PGHOST, PGPORT)."
+    return ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
+
+
+async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+    """An open pool of autocommit connections. Raises ConnectionFailed when the first connection fails."""
+    try:
+        probe = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+    except psycopg.Error as error:
+        raise connect_failed(dsn, error) from None
+    await probe.close()
+    pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
+        dsn,
+        kwargs={"autocommit": True},
+        min_size=1,
+        max_size=max_size,
+        open=False,
+        timeout=30.0,
+        reconnect_timeout=1e9,
+        check=None,
+        max_idle=60.0,
+    )
+    await pool.open()
+    return pool

@@ -1,0 +1,259 @@
+"""One instance in this process's memory: its machine, its running steps, its place in its own order."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import uuid
+from collections import deque
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from pgdurable._engine.steps import StepRun
+from pgdurable._runtime.machine import Command, Machine
+from pgdurable.codec import encode, encode_error
+from pgdurable.errors import CodecError, PgDurableError
+
+if TYPE_CHECKING:
+    from pgdurable._engine.host import Host
+    from pgdurable.workflow import Workflow
+
+__all__ = ["Hosted"]
+
+logger = logging.getLogger("pgdurable.engine")
+
+
+class Hosted:
+    """See the head of this file.
+
+    Attributes:
+        id: the instance's 16 bytes.
+        key: the user-chosen id, if any.
+        next_event: the event_id the next recorded transition gets.
+        unacked: transitions recorded and not yet known to be committed.
+        holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
+        closed: the instance is leaving memory; whatever comes is not for us any more.
+    """
+
+    __slots__ = (
+        "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
+        "machine", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "steps", "unacked",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
+        self.host = host
+        self.id = id
+        self.key = key
+        self.definition = definition
+        self.machine: Machine = None  # type: ignore[assignment]  # set by the host right after
+        self.next_event = 1
+        self.unacked = 0
+        self.steps: dict[int, StepRun] = {}
+        self.consumed: set[int] | None = None
+        self.holder: StepRun | None = None
+        self.held: deque[tuple[Any, ...]] | None = None
+        self.orderers: deque[asyncio.Future[None]] | None = None
+        self.order_waiter: asyncio.Future[None] | None = None
+        self.pending_deliveries: deque[Callable[[], None]] | None = None
+        self.closed = False
+        self.releasing = False
+        self.idle_since = 0.0
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        return uuid.UUID(bytes=self.id)
+
+    @property
+    def label(self) -> str:
+        """How messages name it."""
+        return f"instance {self.key if self.key is not None else self.uuid}"
+
+    # -- recording -----------------------------------------------------------------------------------------------
+
+    def record(
+        self,
+        kind: str,
+        tag: Any,
+        run: StepRun | None = None,
+        *,
+        seq: int | None = None,
+        name: str | None = None,
+        payload: bytes | None = None,
+        error: bytes | None = None,
+        elapsed_ms: float | None = None,
+        event_seq: int = -1,
+    ) -> int:
+        """Gives a transition its place in the instance's order and hands it to the journal.
+
+        Returns its event_id, or 0 when the order is held and it waits for its place.
+        """
+        if self.holder is not None:
+            if self.held is None:
+                self.held = deque()
+            self.held.append((kind, tag, run, seq, name, payload, error, elapsed_ms, event_seq))
+            return 0
+        event_id = self.next_event
+        self.next_event = event_id + 1
+        self.unacked += 1
+        host = self.host
+        if run is not None:
+            command = run.command
+            host.flusher.add_history(
+                self.id, event_id, seq, command.fingerprint, elapsed_ms, run.attempt, kind, command.name,
+                payload, error, tag, event_seq,
+            )  # fmt: skip
+        else:
+            host.flusher.add_history(
+                self.id, event_id, seq, None, elapsed_ms, None, kind, name, payload, error, tag, event_seq
+            )
+        host.kick()
+        return event_id
+
+    # -- order, for transaction steps ----------------------------------------------------------------------------
+
+    async def hold_order(self, run: StepRun, attempt: int) -> None:
+        """Holds the instance's order for a transaction about to commit and gives it its event_id.
+
+        Raises CancelledError when the workflow no longer wants the step (or that attempt of it).
+        """
+        loop = self.host.loop
+        while self.holder is not None:
+            if self.orderers is None:
+                self.orderers = deque()
+            turn = loop.create_future()
+            self.orderers.append(turn)
+            await turn
+        self.holder = run
+        try:
+            while self.unacked:
+                self.order_waiter = loop.create_future()
+                await self.order_waiter
+            if (
+                run.command.cancelled
+                or run.timed_out
+                or run.task is None
+                or run.attempt != attempt
+                or self.closed
+                or self.host.fenced
+            ):
+                raise asyncio.CancelledError
+        except BaseException:
+            self.order_settled(run)
+            raise
+        run.event_id = self.next_event
+        self.next_event += 1
+        run.committing = True
+
+    def order_settled(self, run: StepRun) -> None:
+        """The transaction's outcome is known (or it never got to commit): the order goes on."""
+        run.committing = False
+        if self.holder is not run:
+            return
+        self.holder = None
+        if self.held:
+            held, self.held = self.held, None
+            for kind, tag, other, seq, name, payload, error, elapsed_ms, event_seq in held:
+                self.record(
+                    kind, tag, other, seq=seq, name=name, payload=payload, error=error, elapsed_ms=elapsed_ms,
+                    event_seq=event_seq,
+                )  # fmt: skip
+        while self.orderers:
+            turn = self.orderers.popleft()
+            if not turn.done():
+                turn.set_result(None)
+                break
+
+    def advance_order(self) -> None:
+        """Something was acknowledged: lets a transaction that waits for that go on."""
+        waiter = self.order_waiter
+        if waiter is not None and self.unacked == 0:
+            self.order_waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    # -- after the code has run ----------------------------------------------------------------------------------
+
+    def deliver(self, call: Callable[[], None]) -> None:
+        """Delivers an event to the machine now, or when its thread waits again."""
+        if self.closed:
+            return
+        if self.machine.busy:
+            if self.pending_deliveries is None:
+                self.pending_deliveries = deque()
+            self.pending_deliveries.append(call)
+            return
+        call()
+        self.after_burst()
+
+    def thread_idle(self) -> None:
+        """The thread of a `def` workflow waits or has ended."""
+        self.after_burst()
+        while self.pending_deliveries and not self.machine.busy and not self.closed:
+            self.pending_deliveries.popleft()()
+            self.after_burst()
+
+    def after_burst(self) -> None:
+        """Carries out what the code asked for, or ends the instance."""
+        machine = self.machine
+        if machine.busy or machine.replaying or self.closed:
+            return
+        if machine.issued or machine.cancelled:
+            issued, cancelled = machine.drain()
+            for command in cancelled:
+                run = self.steps.get(command.seq)
+                if run is not None:
+                    run.cancel()
+            if machine.outcome is None:
+                self.carry_out(issued)
+        if machine.outcome is not None:
+            self._finish()
+        elif not self.steps:
+            self.host.now_idle(self)
+
+    def carry_out(self, issued: list[Command]) -> None:
+        """Starts the steps and sets the timers of these commands."""
+        host = self.host
+        for command in issued:
+            if command.kind == "timer":
+                host.set_timer(self, command)
+            else:
+                run = StepRun(self, command)
+                self.steps[command.seq] = run
+                run.start()
+
+    def step_gone(self, run: StepRun) -> None:
+        """A step nobody waits for has come to its end."""
+        if self.steps.get(run.command.seq) is run:
+            del self.steps[run.command.seq]
+        if not self.closed and not self.steps and self.machine.outcome is None:
+            self.host.now_idle(self)
+
+    def _finish(self) -> None:
+        if self.releasing or self.machine.outcome is None:
+            return
+        status, value = self.machine.outcome
+        output: bytes | None = None
+        error: bytes | None = None
+        if status == "completed":
+            try:
+                output = encode(value, what="result", limit=self.host.payload_limit)
+            except CodecError as refused:
+                status = "failed"
+                error = encode_error(
+                    CodecError(f"{self.label}: the workflow's result cannot be stored: {refused.message}",
+                               path=refused.path, detail=refused.detail, hint=refused.hint)
+                )  # fmt: skip
+        elif status == "failed":
+            error = encode_error(value)
+        else:
+            error = encode_error(PgDurableError(f"{self.label} was cancelled"))
+        self.host.release(self, status, output=output, error=error)
+
+    def close(self) -> None:
+        """Takes the instance out of memory: steps are stopped, its code is unwound."""
+        self.closed = True
+        for run in list(self.steps.values()):
+            run.cancel()
+        self.steps.clear()
+        if self.machine is not None:
+            self.machine.drop()

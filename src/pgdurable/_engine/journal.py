@@ -1,0 +1,326 @@
+"""The journal: every transition of the process on its way to the database.
+
+One flush is under way while the next batch fills; there is no timer and no minimum wait. The journal owns the
+policy around the core's `Flusher`: when to send, what to do when a batch is refused, how to come back after a lost
+connection. A tag rides with each transition; its `committed(at_us)` or `refused(error)` is called once its fate is
+known, in the order the transitions were added.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol
+
+from pgdurable._core import Batch, Flusher
+from pgdurable._engine import probes
+from pgdurable._engine.clock import DatabaseClock
+from pgdurable.errors import FencedError, PgDurableError
+
+__all__ = ["Journal", "Tag"]
+
+logger = logging.getLogger("pgdurable.journal")
+
+# SQLSTATE classes after which the same batch may pass later: connection, invalid transaction state (read-only
+# server), rollback, resources, object state, operator intervention, system.
+_PASSING = ("08", "25", "40", "53", "55", "57", "58")
+_FENCED = "PGD01"
+_LONGEST_WAIT_S = 1.0
+
+
+class Tag(Protocol):
+    """Told of a transition's fate."""
+
+    def committed(self, at_us: int) -> None: ...
+    def refused(self, error: PgDurableError) -> None: ...
+
+
+class Journal:
+    """See the head of this file. Belongs to one event loop.
+
+    Args:
+        dsn: conninfo of the connection it keeps.
+        statements: texts of sql/queries/flush.sql.
+        on_fenced: called once when the worker's lease is found taken; nothing is written afterwards.
+        on_notice: called with the payloads of notifications that arrived.
+        flush_timeout: seconds after which an unanswered flush counts as a lost connection.
+    """
+
+    def __init__(
+        self,
+        dsn: str,
+        statements: dict[str, str],
+        *,
+        on_fenced: Callable[[], None],
+        on_notice: Callable[[set[str]], None],
+        clock: DatabaseClock,
+        flush_timeout: float = 30.0,
+        copy_from: int = 128,
+    ) -> None:
+        self.flusher = Flusher(statements, copy_from)
+        self.clock = clock
+        self._dsn = dsn
+        self._on_fenced = on_fenced
+        self._on_notice = on_notice
+        self._flush_timeout = flush_timeout
+        self._first: deque[Batch] = deque()
+        self._kicked = False
+        self._fenced = False
+        self._closed = False
+        self._worker: int | None = None
+        self._setup: list[str] = []
+        self._fd = -1
+        self._writing = False
+        self._sent = 0.0
+        self._delivering = False
+        self._pause_until = 0.0
+        self._backoff = 0.0
+        self._reconnecting: asyncio.Task[None] | None = None
+        self._connecting: asyncio.Future[None] | None = None
+        self._drained: list[asyncio.Future[None]] = []
+        self.reconnects = 0
+        self.trouble: str | None = None
+
+    # -- life --------------------------------------------------------------------------------------------------
+
+    async def open(self, worker: int | None, setup: list[str]) -> None:
+        """Connects for a worker's incarnation (None: a client's). Raises ConnectionError at the first failure."""
+        self._loop = asyncio.get_running_loop()
+        self._worker = worker
+        self._setup = setup
+        self._fenced = False
+        await self._connect()
+        self._watch()
+
+    def kick(self) -> None:
+        """Sends what was added, once this turn of the event loop has added all it will."""
+        if not self._kicked:
+            self._kicked = True
+            self._loop.call_soon(self._pump)
+
+    @property
+    def empty(self) -> bool:
+        """Whether the fate of every transition added so far is known and told."""
+        return (
+            not self.flusher.waiting
+            and not self._first
+            and not self._delivering
+            and (self.flusher.idle or not self.flusher.connected)
+            and self._reconnecting is None
+        )
+
+    async def drain(self) -> None:
+        """Waits until `empty`, or until fenced."""
+        while not self.empty and not self._fenced and not self._closed:
+            future: asyncio.Future[None] = self._loop.create_future()
+            self._drained.append(future)
+            self.kick()
+            await future
+
+    async def discard(self) -> list[Any]:
+        """Closes the connection and forgets every transition whose fate is not known. Returns their tags."""
+        self._fenced = True
+        await self._stop_connecting()
+        tags: list[Any] = []
+        flying = self._disconnect()
+        for batch in ([flying] if flying else []) + list(self._first) + [self.flusher.take()]:
+            tags.extend(batch.tags)
+        self._first.clear()
+        self._tell_drained()
+        return tags
+
+    def resend_all(self) -> None:
+        """Sends what has been added since `open` in its idempotent form: it may have been committed before."""
+        if self.flusher.waiting:
+            batch = self.flusher.take()
+            batch.again = True
+            self._first.append(batch)
+            self.kick()
+
+    async def close(self) -> None:
+        """Closes the connection; what was not flushed is lost, so `drain` first."""
+        self._closed = True
+        await self._stop_connecting()
+        self._disconnect()
+        self._tell_drained()
+
+    def check_deadline(self) -> None:
+        """Gives up a flush that has gone unanswered too long; called from time to time."""
+        if self.flusher.connected and self.flusher.flying_for_s > self._flush_timeout:
+            self._lost(ConnectionError(f"no answer to a flush within {self._flush_timeout:g} s"))
+
+    # -- sending -----------------------------------------------------------------------------------------------
+
+    def _pump(self) -> None:
+        self._kicked = False
+        flusher = self.flusher
+        if not flusher.idle or self._fenced or self._fd < 0:
+            return
+        if self._first:
+            if self._pause_until > time.monotonic():
+                return
+            batch = self._first.popleft()
+        elif flusher.waiting:
+            batch = flusher.take()
+        else:
+            if self._drained:
+                self._tell_drained()
+            return
+        self._sent = time.monotonic()
+        try:
+            flusher.send(batch)
+        except ConnectionError as error:
+            self._lost(error)
+            return
+        if probes.armed:
+            probes.reach("flush.sent")
+        if flusher.wants_write != self._writing:
+            self._watch_writing()
+
+    def _ready(self) -> None:
+        flusher = self.flusher
+        try:
+            done = flusher.ready()
+        except ConnectionError as error:
+            self._lost(error)
+            return
+        if flusher.wants_write != self._writing:
+            self._watch_writing()
+        if done is not None:
+            if done[0] == "committed":
+                self.clock.learn(done[2], self._sent, time.monotonic())
+                if self.trouble is not None:
+                    self._recovered()
+                self._delivering = True
+                self._pump()  # the server works on the next batch while this one's answers are handed out
+                self._deliver(done[1].tags, done[2])
+                self._delivering = False
+                if self._drained:
+                    self._tell_drained()
+            else:
+                self._refused(done[1], done[2], done[3])
+        notices = flusher.notified()
+        if notices:
+            self._on_notice(notices)
+
+    def _deliver(self, tags: list[Any], at_us: int) -> None:
+        for tag in tags:
+            try:
+                tag.committed(at_us)
+            except Exception:
+                logger.exception("error while handing out a commit")
+
+    def _refused(self, batch: Batch, sqlstate: str, message: str) -> None:
+        if sqlstate == _FENCED:
+            self._first.appendleft(batch)
+            self._fenced = True
+            self._tell_drained()
+            self._on_fenced()
+            return
+        if sqlstate[:2] in _PASSING:
+            self._first.appendleft(batch)
+            self._backoff = min(max(self._backoff * 2, 0.02), _LONGEST_WAIT_S)
+            self._pause_until = time.monotonic() + self._backoff
+            self._complain(f"the server refuses writes for now: {message} ({sqlstate})")
+            self._loop.call_later(self._backoff + 0.001, self.kick)
+            return
+        if len(batch) > 1:
+            self._first.extendleft(reversed(batch.split()))
+        else:
+            error = PgDurableError(
+                f"PostgreSQL refused a transition: {message} ({sqlstate})",
+                hint="The other transitions of the batch were committed without it.",
+            )
+            try:
+                batch.tags[0].refused(error)
+            except Exception:
+                logger.exception("error while handing out a refusal")
+        self._pump()
+
+    def _tell_drained(self) -> None:
+        if self.empty or self._fenced or self._closed:
+            waiting, self._drained = self._drained, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
+
+    # -- connection --------------------------------------------------------------------------------------------
+
+    async def _connect(self) -> None:
+        # Shielded: the thread that connects cannot be interrupted, and must be done before anyone closes.
+        self._connecting = self._loop.run_in_executor(None, self.flusher.connect, self._dsn, self._worker, self._setup)
+        await asyncio.shield(self._connecting)
+
+    async def _stop_connecting(self) -> None:
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+            self._reconnecting = None
+        if self._connecting is not None:
+            await asyncio.gather(self._connecting, return_exceptions=True)
+
+    def _watch(self) -> None:
+        self._fd = self.flusher.fileno
+        self._loop.add_reader(self._fd, self._ready)
+
+    def _watch_writing(self) -> None:
+        self._writing = self.flusher.wants_write
+        if self._writing:
+            self._loop.add_writer(self._fd, self._ready)
+        else:
+            self._loop.remove_writer(self._fd)
+
+    def _disconnect(self) -> Batch | None:
+        if self._fd >= 0:
+            self._loop.remove_reader(self._fd)
+            if self._writing:
+                self._loop.remove_writer(self._fd)
+                self._writing = False
+            self._fd = -1
+        return self.flusher.close()
+
+    def _lost(self, error: Exception) -> None:
+        batch = self._disconnect()
+        if batch is not None:
+            self._first.appendleft(batch)
+        if self._closed or self._fenced:
+            return
+        self._complain(f"connection lost: {str(error).splitlines()[0] if str(error) else error!r}")
+        if self._reconnecting is None:
+            self._reconnecting = self._loop.create_task(self._reconnect())
+
+    async def _reconnect(self) -> None:
+        wait = 0.02
+        while True:
+            try:
+                await self._connect()
+                break
+            except ConnectionError as error:
+                self.trouble = str(error)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, _LONGEST_WAIT_S)
+        self._reconnecting = None
+        self.reconnects += 1
+        self._watch()
+        if not self._first and not self.flusher.waiting:
+            self._recovered()
+        self._pump()
+
+    def _complain(self, what: str) -> None:
+        if self.trouble is None:
+            logger.warning("%s; trying again until it works", what)
+        self.trouble = what
+
+    def _recovered(self) -> None:
+        logger.warning("the server takes writes again")
+        self.trouble = None
+        self._backoff = 0.0
+
+    def fenced_error(self) -> FencedError:
+        return FencedError(
+            f"worker {self._worker} no longer holds its lease",
+            hint="Another worker has taken its instances over and goes on with them.",
+        )

@@ -1,0 +1,134 @@
+"""This worker's place among the workers: its lease, and the taking over of those that died.
+
+Every worker looks; there is no leader. A worker counts as gone when its beat has not moved while we watched, and
+either the session that marks its presence is gone (killed: about two seconds) or its lease has run out (hung
+machine, cut network). What we did not watch ourselves does not count: after an outage of the server everybody gets
+time to come back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+import time
+from collections.abc import Callable
+from typing import Any
+
+import msgspec
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from pgdurable._store.sql import named_queries, quote_schema
+
+__all__ = ["Membership"]
+
+logger = logging.getLogger("pgdurable.engine")
+
+ABSENT_AFTER_S = 1.5
+EXPIRED_AFTER_S = 2.0
+
+
+class Membership:
+    """See the head of this file.
+
+    Args:
+        lease: seconds a worker may be silent before others take its instances over.
+        on_fenced: called when this worker itself was taken over.
+        on_orphans: called when another worker has been declared dead by us.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        schema: str,
+        *,
+        lease: float,
+        name: str | None,
+        on_fenced: Callable[[], None],
+        on_orphans: Callable[[], None],
+    ) -> None:
+        self._pool = pool
+        self._schema = quote_schema(schema)
+        self._sql = named_queries("worker", schema)
+        self.lease = lease
+        self.name = name or f"{socket.gethostname()}:{os.getpid()}"
+        self.interval = min(1.0, lease / 4)
+        self.worker = 0
+        self._on_fenced = on_fenced
+        self._on_orphans = on_orphans
+        self._seen: dict[int, tuple[int, float]] = {}
+        self._last_beat = 0.0
+
+    async def join(self, workflows: list[dict[str, str]]) -> int:
+        """Enters a new incarnation and returns its id."""
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(
+                self._sql["join_worker"], (self.name, msgspec.json.encode(workflows).decode(), self.lease)
+            )
+            row = await cursor.fetchone()
+        assert row is not None
+        self.worker = int(row[0])
+        self._seen.clear()
+        return self.worker
+
+    def session_setup(self) -> list[str]:
+        """What the journal's connection runs first: it marks our presence and hears notifications."""
+        return [
+            f"select pg_try_advisory_lock_shared({self._schema}.lock_class(1), {self.worker})",
+            f"listen pgdurable_{self._schema}",
+        ]
+
+    async def beat(self, stats: dict[str, Any] | None) -> None:
+        """Renews the lease, looks at the others, takes over who is gone."""
+        data = None if stats is None else msgspec.json.encode(stats).decode()
+        async with self._pool.connection() as conn:
+            try:
+                cursor = await conn.execute(self._sql["beat"], (self.worker, self.lease, data))
+                others = await cursor.fetchall()
+            except psycopg.Error as error:
+                if error.sqlstate == "PGD01":
+                    self._on_fenced()
+                    return
+                raise
+            for other, seen_beat in self._gone(others):
+                cursor = await conn.execute(self._sql["take_over"], (other, seen_beat, self.worker))
+                row = await cursor.fetchone()
+                if row is not None and row[0]:
+                    logger.warning("worker %s is gone; its instances go on here", other)
+                    self._on_orphans()
+
+    def _gone(self, others: list[Any]) -> list[tuple[int, int]]:
+        now = time.monotonic()
+        if now - self._last_beat > 3 * self.interval:
+            self._seen.clear()  # we were away ourselves, and saw nothing
+        self._last_beat = now
+        seen: dict[int, tuple[int, float]] = {}
+        gone = []
+        for other, beat, expired, absent in others:
+            known = self._seen.get(other)
+            since = known[1] if known is not None and known[0] == beat else now
+            seen[other] = (beat, since)
+            if (absent and now - since >= ABSENT_AFTER_S) or (expired and now - since >= EXPIRED_AFTER_S):
+                gone.append((other, beat))
+        self._seen = seen
+        return gone
+
+    async def leave(self) -> None:
+        """Ends the incarnation: what it still owns is free at once."""
+        async with self._pool.connection() as conn:
+            await conn.execute(self._sql["leave_worker"], (self.worker,))
+
+    async def keep(self, stats: Callable[[], dict[str, Any]]) -> None:
+        """Beats until cancelled. Trouble with the server is waited out."""
+        complained = False
+        while True:
+            await asyncio.sleep(self.interval)
+            try:
+                await asyncio.wait_for(self.beat(stats()), max(self.lease, 2.0))
+                complained = False
+            except (psycopg.Error, asyncio.TimeoutError, OSError) as error:
+                if not complained:
+                    logger.warning("cannot renew the lease of worker %s: %s", self.worker, error)
+                complained = True

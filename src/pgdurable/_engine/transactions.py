@@ -1,0 +1,232 @@
+"""Runs transaction steps: the user's statements, the checkpoint and the fence are one commit.
+
+The transaction commits on a connection of its own, beside the journal's. Its place in the instance's order is
+decided once, by the owner: before the checkpoint is written, the instance's order is held. What was recorded
+earlier is waited for (it may still cancel this step), nothing else of the instance is recorded meanwhile, and the
+checkpoint takes the next event_id. So a timeout or a cancellation either rolls the transaction back or comes after
+it, live and in replay alike.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import threading
+from concurrent.futures import Future as ThreadFuture
+from time import perf_counter
+from typing import TYPE_CHECKING, Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, ConnectionPool
+
+from pgdurable._engine import probes
+from pgdurable._engine.steps import StepRun
+from pgdurable.codec import roundtrip
+from pgdurable.errors import CodecError
+
+if TYPE_CHECKING:
+    from pgdurable._engine.host import Host
+
+__all__ = ["Transactions"]
+
+logger = logging.getLogger("pgdurable.steps")
+_VOIDED = object()
+
+
+class _Unavailable(Exception):
+    """The connection was refused or broke, and the transaction has not taken effect."""
+
+
+class Transactions:
+    """The transaction steps of one engine.
+
+    Args:
+        pool: autocommit connections for `async def` steps.
+        dsn: for the connections of `def` steps, opened when the first one runs.
+    """
+
+    def __init__(
+        self,
+        host: Host,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        dsn: str,
+        queries: dict[str, str],
+        max_size: int,
+    ) -> None:
+        self._host = host
+        self._pool = pool
+        self._dsn = dsn
+        self._max_size = max_size
+        self._checkpoint = queries["checkpoint_transaction"]
+        self._settle = queries["settle_transaction"]
+        self._read = queries["read_checkpoint"]
+        self._sync_pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._lock = threading.Lock()
+
+    async def run(self, run: StepRun) -> None:
+        """One attempt, from begin to the answer's delivery."""
+        error: BaseException | None = None
+        at_us: int | None = None
+        wait = 0.02
+        while True:
+            try:
+                if run.command.step.is_async:
+                    at_us = await self._attempt(run)
+                else:
+                    at_us = await self._attempt_in_thread(run)
+            except _Unavailable:
+                # The server is away: that is no failure of the step, so it costs no attempt.
+                try:
+                    await asyncio.sleep(wait)
+                    wait = min(wait * 2, 1.0)
+                    continue
+                except asyncio.CancelledError as cancelled:
+                    error = cancelled
+            except BaseException as caught:
+                error = caught
+            break
+        hosted = run.hosted
+        wanted = run.end_attempt()
+        if at_us is not None:
+            if probes.armed:
+                probes.reach("transaction.committed")
+            hosted.order_settled(run)
+            hosted.host.steps_done += 1
+            hosted.steps.pop(run.command.seq, None)
+            committed_us = at_us
+            hosted.deliver(lambda: hosted.machine.answer(run.command.seq, run.value, None, committed_us))
+        else:
+            hosted.order_settled(run)
+            if not wanted:
+                hosted.step_gone(run)
+            elif isinstance(error, psycopg.Error) and error.sqlstate == "PGD01":
+                self._host.on_fenced()
+            elif error is not None:
+                run.failed(error)
+        hosted.advance_order()
+
+    async def _attempt(self, run: StepRun) -> int:
+        command = run.command
+        committing = False
+        conn: psycopg.AsyncConnection[Any] | None = None
+        try:
+            async with self._pool.connection() as conn:
+                async with conn.transaction():
+                    value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                    payload = self._payload(run, value)
+                    if probes.armed:
+                        probes.reach("transaction.ran")
+                    await run.hosted.hold_order(run, run.attempt)
+                    committing = True
+                    # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
+                    cursor = await conn.execute(self._checkpoint, self._row(run, payload), prepare=True)
+                    row = await cursor.fetchone()
+                    if probes.armed:
+                        probes.reach("transaction.checkpointed")
+                return _us(row)
+        except psycopg.OperationalError as error:
+            if committing:
+                return await self._settled(run, error)
+            if conn is None or conn.closed:
+                raise _Unavailable from error
+            raise
+
+    async def _attempt_in_thread(self, run: StepRun) -> int:
+        loop = self._host.loop
+        future = loop.run_in_executor(self._host.threads, self._attempt_blocking, run)
+        try:
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            # The thread goes on; it asks before it commits, and is told no.
+            future.add_done_callback(lambda done: done.cancelled() or done.exception())
+            raise
+        except psycopg.OperationalError as error:
+            if run.committing:
+                return await self._settled(run, error)
+            raise
+
+    def _attempt_blocking(self, run: StepRun) -> int:
+        command = run.command
+        attempt = run.attempt
+        conn: psycopg.Connection[Any] | None = None
+        try:
+            with self._threads_pool().connection() as conn, conn.transaction():
+                value = command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                payload = self._payload(run, value)
+                permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
+                    run.hosted.hold_order(run, attempt), self._host.loop
+                )
+                permission.result()
+                row = conn.execute(self._checkpoint, self._row(run, payload), prepare=True).fetchone()
+            return _us(row)
+        except psycopg.OperationalError as error:
+            if (conn is None or conn.closed) and not run.committing:
+                raise _Unavailable from error
+            raise
+
+    def _threads_pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
+        with self._lock:
+            if self._sync_pool is None:
+                self._sync_pool = ConnectionPool(
+                    self._dsn, kwargs={"autocommit": True}, min_size=0, max_size=self._max_size, open=True,
+                    timeout=30.0,
+                )  # fmt: skip
+            return self._sync_pool
+
+    def _payload(self, run: StepRun, value: Any) -> bytes:
+        command = run.command
+        try:
+            payload, run.value = roundtrip(
+                value, command.step.signature.returns, what=command.name or "", limit=self._host.payload_limit
+            )
+        except CodecError as refused:
+            raise run._bad_result(refused) from None
+        return payload
+
+    def _row(self, run: StepRun, payload: bytes) -> tuple[Any, ...]:
+        command = run.command
+        return (
+            run.hosted.uuid, run.event_id, command.seq, command.fingerprint, (perf_counter() - run.started) * 1e3,
+            run.attempt, command.name, payload.decode(), self._host.worker,
+        )  # fmt: skip
+
+    async def _settled(self, run: StepRun, error: psycopg.OperationalError) -> int:
+        found = await self._outcome(run)
+        if found is _VOIDED:
+            run.hosted.order_settled(run)
+            raise _Unavailable from error
+        return int(found)
+
+    async def _outcome(self, run: StepRun) -> Any:
+        """Whether a transaction whose connection broke at its commit took effect: its time, or _VOIDED.
+
+        A void row in the checkpoint's place decides it. It waits for the old transaction if that still runs; if
+        the void gets in, the old transaction can never commit.
+        """
+        wait = 0.02
+        command = run.command
+        while True:
+            try:
+                async with self._pool.connection() as conn:
+                    cursor = await conn.execute(self._settle, (
+                        run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, self._host.worker,
+                    ))  # fmt: skip
+                    if await cursor.fetchone() is not None:
+                        return _VOIDED
+                    cursor = await conn.execute(self._read, (run.hosted.uuid, run.event_id))
+                    row = await cursor.fetchone()
+                    return _VOIDED if row is None else _us(row)
+            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+                logger.debug("outcome of %s not known yet: %s", run.command.name, error)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 1.0)
+
+    async def close(self) -> None:
+        if self._sync_pool is not None:
+            pool, self._sync_pool = self._sync_pool, None
+            await self._host.loop.run_in_executor(None, pool.close)
+
+
+def _us(row: Any) -> int:
+    at = row[0]
+    return int(at.replace(microsecond=0).timestamp()) * 1_000_000 + int(at.microsecond)

@@ -1,0 +1,50 @@
+"""Notices real I/O and blocking sleeps in workflow code, through Python's audit events.
+
+An audit hook cannot be taken out again, so it is put in once per process and does next to nothing outside
+workflow code. `time.sleep` is audited from Python 3.11 on; on 3.10 a long burst is only warned about.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.loop import refuse
+
+__all__ = ["install_guard"]
+
+_REFUSED = frozenset(
+    {
+        "time.sleep",
+        "socket.connect",
+        "socket.bind",
+        "socket.sendto",
+        "socket.sendmsg",
+        "socket.getaddrinfo",
+        "socket.gethostbyname",
+        "subprocess.Popen",
+        "os.system",
+        "os.posix_spawn",
+        "os.exec",
+        "os.fork",
+        "sqlite3.connect",
+        "urllib.Request",
+    }
+)
+_installed = False
+
+
+def install_guard() -> None:
+    """Refuses the above in workflow code from now on, in this process. Calling it again does nothing."""
+    global _installed
+    if not _installed:
+        _installed = True
+        sys.addaudithook(_hook)
+
+
+def _hook(event: str, args: tuple[Any, ...]) -> None:
+    if event in _REFUSED:
+        machine = current_machine()
+        if machine is not None:
+            refuse(event, machine.label)

@@ -1,0 +1,282 @@
+"""The deterministic event loop of an async workflow.
+
+asyncio's own tasks, futures and primitives run on it unchanged. Time is the time of the event being delivered;
+`call_later` is a durable timer; whatever would do real I/O is refused. The loop never runs by itself: `burst`
+runs what is ready, from a callback of the process's real loop and never inside one of its tasks.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import logging
+import math
+import sys
+from asyncio import Future, Task
+from asyncio.events import _get_running_loop, _set_running_loop
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, NoReturn
+
+from pgdurable._runtime.machine import Command, InstanceDropped, Machine
+from pgdurable.errors import WorkflowIoError
+
+__all__ = ["AsyncMachine", "DeterministicLoop", "refuse"]
+
+logger = logging.getLogger("pgdurable.workflow")
+
+
+def refuse(what: str, label: str) -> NoReturn:
+    """Raises the error that real I/O on a workflow's loop gets."""
+    raise WorkflowIoError(
+        f"{label}: workflow code called {what}",
+        detail="A workflow is replayed from its history, so it may not touch the outside world itself.",
+        hint="Do this in a step: put it in a function decorated with @pgdurable.step and await that. "
+        "To wait, use asyncio.sleep.",
+    )
+
+
+class Handle:
+    """A callback to run in this burst."""
+
+    __slots__ = ("_args", "_callback", "_cancelled", "_context")
+
+    def __init__(self, callback: Any, args: Any, context: Any) -> None:
+        self._callback = callback
+        self._args = args
+        self._context = context
+        self._cancelled = False
+
+    def cancel(self) -> None:
+        self._cancelled = True
+
+    def cancelled(self) -> bool:
+        return self._cancelled
+
+
+class TimerHandle(Handle):
+    """A callback to run when a durable timer fires; also where that timer's answer goes."""
+
+    __slots__ = ("_command", "_loop", "_when")
+
+    def __init__(self, loop: DeterministicLoop, when: float, callback: Any, args: Any, context: Any) -> None:
+        super().__init__(callback, args, context)
+        self._loop = loop
+        self._when = when
+        self._command: Command | None = None
+
+    def when(self) -> float:
+        return self._when
+
+    def cancel(self) -> None:
+        if not self._cancelled:
+            self._cancelled = True
+            if self._command is not None:
+                self._loop.machine.cancel(self._command)
+
+    def done(self) -> bool:
+        return self._cancelled
+
+    def set_result(self, value: Any) -> None:
+        self._loop._ready.append(self)
+
+
+class DeterministicLoop(asyncio.AbstractEventLoop):
+    """See the head of this file. One per instance."""
+
+    def __init__(self, machine: AsyncMachine) -> None:
+        self.machine = machine
+        self._ready: deque[Handle] = deque()
+
+    # -- what asyncio's tasks and futures call ---------------------------------------------------------------
+
+    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        handle = Handle(callback, args, context if context is not None else contextvars.copy_context())
+        self._ready.append(handle)
+        return handle
+
+    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        return self.call_at(self.time() + delay, callback, *args, context=context)
+
+    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+        machine = self.machine
+        handle = TimerHandle(self, when, callback, args, context if context is not None else contextvars.copy_context())
+        due_us = math.ceil(when * 1e6)
+        if due_us <= machine.now_us:
+            self._ready.append(handle)
+        else:
+            handle._command = machine.issue_timer(due_us, handle)
+        return handle
+
+    def time(self) -> float:
+        """Database time of the event being delivered, in seconds since 1970."""
+        return self.machine.now_us / 1e6
+
+    def create_future(self) -> Future[Any]:
+        return Future(loop=self)
+
+    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Task[Any]:
+        if self.machine.dropped:
+            coro.close()
+            raise InstanceDropped
+        options.pop("eager_start", None)
+        task = Task(coro, loop=self, **options)
+        self.machine.tasks.add(task)
+        task.add_done_callback(self.machine.tasks.discard)
+        return task
+
+    def get_debug(self) -> bool:
+        return False
+
+    def set_debug(self, enabled: bool) -> None:
+        pass
+
+    def is_running(self) -> bool:
+        return True
+
+    def is_closed(self) -> bool:
+        return False
+
+    def get_task_factory(self) -> None:
+        return None
+
+    def default_exception_handler(self, context: dict[str, Any]) -> None:
+        self.call_exception_handler(context)
+
+    def get_exception_handler(self) -> None:
+        return None
+
+    def call_exception_handler(self, context: dict[str, Any]) -> None:
+        error = context.get("exception")
+        if self.machine.dropped or isinstance(error, InstanceDropped):
+            return
+        logger.error("%s: %s", self.machine.label, context.get("message"), exc_info=error)
+
+    async def shutdown_asyncgens(self) -> None:
+        pass
+
+    async def shutdown_default_executor(self, timeout: float | None = None) -> None:
+        pass
+
+    # -- what is refused ---------------------------------------------------------------------------------------
+
+    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+        refuse("run_in_executor (or asyncio.to_thread)", self.machine.label)
+
+    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+        refuse("call_soon_threadsafe", self.machine.label)
+
+    def run_forever(self) -> None:
+        refuse("run_forever", self.machine.label)
+
+    def run_until_complete(self, future: Any) -> Any:
+        refuse("run_until_complete", self.machine.label)
+
+    def stop(self) -> None:
+        refuse("stop", self.machine.label)
+
+    def close(self) -> None:
+        refuse("close", self.machine.label)
+
+
+def _refusing(name: str) -> Callable[..., Any]:
+    def method(self: DeterministicLoop, *args: Any, **kwargs: Any) -> Any:
+        refuse(name, self.machine.label)
+
+    method.__name__ = name
+    return method
+
+
+for _name in (
+    "getaddrinfo getnameinfo create_connection create_server create_unix_connection create_unix_server "
+    "create_datagram_endpoint connect_read_pipe connect_write_pipe subprocess_shell subprocess_exec "
+    "connect_accepted_socket start_tls sendfile add_reader remove_reader add_writer remove_writer "
+    "sock_recv sock_recv_into sock_recvfrom sock_recvfrom_into sock_sendall sock_sendto sock_connect "
+    "sock_accept sock_sendfile add_signal_handler remove_signal_handler set_task_factory "
+    "set_exception_handler set_default_executor"
+).split():
+    setattr(DeterministicLoop, _name, _refusing(_name))
+# The abstract methods were filled in just now, so the class can be instantiated.
+DeterministicLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
+
+
+class AsyncMachine(Machine):
+    """Runs an `async def` workflow.
+
+    Args:
+        body: makes the workflow's coroutine; called within the first burst, so its errors are the workflow's.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        workflow: str,
+        seed: bytes,
+        started_us: int,
+        body: Callable[[], Coroutine[Any, Any, Any]],
+    ) -> None:
+        super().__init__(label, workflow, seed, started_us)
+        self.loop = DeterministicLoop(self)
+        self.tasks: set[Task[Any]] = set()
+        self._body = body
+        self._main: Task[Any] | None = None
+
+    def start(self) -> None:
+        self._main = Task(self._body(), loop=self.loop)
+        self.burst()
+
+    def new_future(self) -> Future[Any]:
+        return Future(loop=self.loop)
+
+    def burst(self) -> None:
+        ready = self.loop._ready
+        outer = _get_running_loop()
+        hooks = sys.get_asyncgen_hooks()
+        _set_running_loop(self.loop)
+        if hooks.firstiter is not None:
+            sys.set_asyncgen_hooks(None, None)
+        try:
+            while ready:
+                handle = ready.popleft()
+                if not handle._cancelled:
+                    try:
+                        handle._context.run(handle._callback, *handle._args)
+                    except (SystemExit, InstanceDropped):
+                        pass  # a task keeps its exception; the outcome below tells it
+                    except Exception as error:
+                        self.loop.call_exception_handler(
+                            {"message": f"error in callback {handle._callback!r}", "exception": error}
+                        )
+        finally:
+            _set_running_loop(outer)
+            if hooks.firstiter is not None:
+                sys.set_asyncgen_hooks(*hooks)
+        main = self._main
+        if main is not None and main.done() and self.outcome is None:
+            if main.cancelled():
+                self.outcome = ("cancelled", None)
+            elif (error := main.exception()) is not None:
+                self.outcome = ("failed", error)
+            else:
+                self.outcome = ("completed", main.result())
+
+    def drop(self) -> None:
+        super().drop()
+        self.pending.clear()
+        outer = _get_running_loop()
+        _set_running_loop(self.loop)
+        try:
+            for task in [self._main, *self.tasks]:
+                if task is not None and not task.done():
+                    task._log_destroy_pending = False  # type: ignore[attr-defined]
+                    try:
+                        # `finally` blocks run now, and any command they issue raises InstanceDropped.
+                        task.get_coro().close()  # type: ignore[union-attr]
+                    except BaseException as error:
+                        if isinstance(error, KeyboardInterrupt):
+                            raise
+        finally:
+            _set_running_loop(outer)
+        self.tasks.clear()
+        self._main = None
+        self.loop._ready.clear()

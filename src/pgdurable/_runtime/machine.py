@@ -1,0 +1,270 @@
+"""One instance's deterministic machine: events in, commands out.
+
+A machine runs workflow code in bursts. Each event (a step's result, a fired timer, a signal) is delivered by
+itself and the code runs until it is idle; the commands it issued meanwhile are numbered in the order issued.
+Delivering the same events in the same order therefore issues the same commands, which is what replay rests on.
+
+Here: numbering, matching events to commands, signals, time, outcome. `AsyncMachine` (loop.py) and
+`ThreadMachine` (thread.py) say how code is run.
+"""
+
+from __future__ import annotations
+
+import random
+import uuid
+from collections import deque
+from typing import Any, Protocol
+
+from pgdurable.errors import NonDeterminismError
+
+__all__ = ["Command", "InstanceDropped", "Machine", "Settable"]
+
+
+class InstanceDropped(BaseException):
+    """Unwinds workflow code whose instance leaves memory. Nothing it does meanwhile is recorded."""
+
+
+class Settable(Protocol):
+    """Where a command's answer goes."""
+
+    def done(self) -> bool: ...
+    def set_result(self, value: Any) -> None: ...
+    def set_exception(self, error: BaseException) -> None: ...
+
+
+class Command:
+    """Something the workflow asked for: a step to run, or a timer.
+
+    Attributes:
+        seq: its number within the instance, from 0.
+        kind: `step` or `timer`.
+        step: the step's definition, opaque here; None for a timer.
+        due_us: when a timer is due, in microseconds since 1970 by the database's clock.
+        cancelled: the workflow no longer waits for it.
+    """
+
+    __slots__ = ("args", "cancelled", "due_us", "fingerprint", "future", "kind", "kwargs", "name", "seq", "step")
+
+    def __init__(
+        self,
+        seq: int,
+        kind: str,
+        name: str | None,
+        fingerprint: int | None,
+        future: Any,
+        step: Any = None,
+        args: tuple[Any, ...] = (),
+        kwargs: dict[str, Any] | None = None,
+        due_us: int = 0,
+    ) -> None:
+        self.seq = seq
+        self.kind = kind
+        self.name = name
+        self.fingerprint = fingerprint
+        self.future = future
+        self.step = step
+        self.args = args
+        self.kwargs = kwargs
+        self.due_us = due_us
+        self.cancelled = False
+
+    def __str__(self) -> str:
+        if self.kind == "timer":
+            return "timer"
+        return describe(self.kind, self.name, self.fingerprint)
+
+
+def describe(kind: str, name: str | None, fingerprint: int | None) -> str:
+    if kind == "timer":
+        return "timer"
+    arguments = "" if fingerprint is None else f", arguments #{fingerprint & 0xFFFFFFFF:08x}"
+    return f"{kind} {name!r}{arguments}"
+
+
+class Machine:
+    """What both kinds of machine share. The owner calls; nothing here blocks or looks at a clock.
+
+    Args:
+        label: how messages name the instance.
+        workflow: name and version, for messages.
+        seed: the instance's 16 bytes, which seed `random()` and `uuid4()`.
+        started_us: database time of the instance's start, in microseconds since 1970.
+    """
+
+    def __init__(self, label: str, workflow: str, seed: bytes, started_us: int) -> None:
+        self.label = label
+        self.workflow = workflow
+        self.seed = seed
+        self.now_us = started_us
+        self.next_seq = 0
+        self.pending: dict[int, Command] = {}
+        self.issued: list[Command] = []
+        self.cancelled: list[Command] = []
+        self.replaying = False
+        self.dropped = False
+        self.busy = False
+        self.outcome: tuple[str, Any] | None = None
+        self._signals: dict[str, deque[Any]] = {}
+        self._waiters: dict[str, deque[Any]] = {}
+        self._random: random.Random | None = None
+
+    # -- what workflow code calls, through context and workflow --------------------------------------------
+
+    def issue_step(
+        self, step: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None, fingerprint: int
+    ) -> Command:
+        """Numbers a step and asks for it. Its `future` gets the answer."""
+        if self.dropped:
+            raise InstanceDropped
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        command = Command(seq, "step", name, fingerprint, self.new_future(), step, args, kwargs)
+        self.pending[seq] = command
+        self.issued.append(command)
+        return command
+
+    def issue_timer(self, due_us: int, future: Any) -> Command:
+        """Numbers a timer. `future.set_result(None)` is called when it has fired."""
+        if self.dropped:
+            raise InstanceDropped
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        command = Command(seq, "timer", None, None, future, due_us=due_us)
+        self.pending[seq] = command
+        self.issued.append(command)
+        return command
+
+    def cancel(self, command: Command) -> None:
+        """The workflow no longer waits for the command. One cancelled in the burst that issued it leaves no trace."""
+        if self.pending.pop(command.seq, None) is None:
+            return
+        command.cancelled = True
+        if command.kind == "step":
+            self.cancelled.append(command)
+
+    def take_signal(self, name: str) -> tuple[bool, Any]:
+        """(True, payload) of the oldest signal of this name not yet taken, else (False, None)."""
+        waiting = self._signals.get(name)
+        if waiting:
+            return True, waiting.popleft()
+        return False, None
+
+    def add_waiter(self, name: str, future: Any) -> None:
+        self._waiters.setdefault(name, deque()).append(future)
+
+    @property
+    def random(self) -> random.Random:
+        """The instance's own generator: the same numbers in replay."""
+        if self._random is None:
+            self._random = random.Random(int.from_bytes(self.seed, "big"))
+        return self._random
+
+    def uuid4(self) -> uuid.UUID:
+        return uuid.UUID(int=self.random.getrandbits(128), version=4)
+
+    # -- what the owner calls --------------------------------------------------------------------------------
+
+    def start(self) -> None:
+        """Runs the code up to its first wait."""
+        raise NotImplementedError
+
+    def answer(self, seq: int, value: Any, error: BaseException | None, at_us: int) -> None:
+        """Delivers a step's result or exception."""
+        command = self.pending.pop(seq, None)
+        self._advance(at_us)
+        if command is None or self.outcome is not None:
+            return
+        future = command.future
+        if not future.done():
+            if error is None:
+                future.set_result(value)
+            else:
+                future.set_exception(error)
+        self.burst()
+
+    def fire(self, seq: int, at_us: int) -> None:
+        """Delivers a timer that is due."""
+        command = self.pending.pop(seq, None)
+        self._advance(at_us)
+        if command is None or self.outcome is not None:
+            return
+        command.future.set_result(None)
+        self.burst()
+
+    def signal(self, name: str, payload: Any, at_us: int) -> None:
+        """Delivers a signal: to the first that waits for it, else kept in order until somebody does."""
+        self._advance(at_us)
+        if self.outcome is not None:
+            return
+        waiters = self._waiters.get(name)
+        while waiters:
+            future = waiters.popleft()
+            if not future.done():
+                future.set_result(payload)
+                break
+        else:
+            self._signals.setdefault(name, deque()).append(payload)
+        self.burst()
+
+    def expect(self, event_id: int, seq: int, kind: str, name: str | None, fingerprint: int | None) -> None:
+        """Holds a recorded event against the command the code issued under that number.
+
+        Raises NonDeterminismError with the divergence when they differ.
+        """
+        command = self.pending.get(seq)
+        if command is None:
+            if seq < self.next_seq:
+                return  # issued, and cancelled or answered since: the live run met the event in the same way
+            if self.outcome is not None:
+                found = f"nothing: the workflow has ended ({self.outcome[0]})"
+            else:
+                others = ", ".join(f"#{c.seq} {c}" for c in list(self.pending.values())[:3])
+                found = "nothing" + (f"; it waits for {others}" if others else "; it waits for a signal")
+        elif (command.kind, command.name, command.fingerprint) == (kind, name, fingerprint):
+            return
+        else:
+            found = str(command)
+        raise NonDeterminismError(
+            f"{self.label} ({self.workflow}) does not replay its history",
+            detail=(
+                f"  first difference: event {event_id}, command #{seq}\n"
+                f"    history:  {describe(kind, name, fingerprint)}\n"
+                f"    code now: {found}"
+            ),
+            hint=(
+                "The instance is paused and nothing is lost. Deploy code that issues the recorded commands in order "
+                "(or give the new code a new version=), then resume it: pgdurable resume ID."
+            ),
+        )
+
+    def drain(self) -> tuple[list[Command], list[Command]]:
+        """(commands issued, commands cancelled) since the last call, without those that are both."""
+        issued, cancelled = self.issued, self.cancelled
+        if not cancelled:
+            if issued:
+                self.issued = []
+                # a timer set and cancelled within one burst
+                for command in issued:
+                    if command.cancelled:
+                        return [c for c in issued if not c.cancelled], cancelled
+            return issued, cancelled
+        self.issued, self.cancelled = [], []
+        fresh = {id(c) for c in issued}
+        return [c for c in issued if not c.cancelled], [c for c in cancelled if id(c) not in fresh]
+
+    def drop(self) -> None:
+        """Takes the instance out of memory; its code is unwound and can do nothing more."""
+        self.dropped = True
+
+    def burst(self) -> None:
+        """Runs the code until it is idle."""
+        raise NotImplementedError
+
+    def new_future(self) -> Any:
+        """A place for a command's answer."""
+        raise NotImplementedError
+
+    def _advance(self, at_us: int) -> None:
+        # Never back: a transaction's time is when it began, which may be before an event that came first.
+        if at_us > self.now_us:
+            self.now_us = at_us

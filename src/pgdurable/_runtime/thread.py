@@ -1,0 +1,115 @@
+"""The machine of a `def` workflow: its code runs in a thread of its own, one burst at a time.
+
+The same numbering, history and rules as for async workflows. The thread and the owner take turns: while the
+thread runs, `busy` is true and the owner leaves the machine alone; when the thread waits, `on_idle` is called
+(from the thread) and the owner goes on.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import Any
+
+from pgdurable._runtime.current import bind_thread
+from pgdurable._runtime.machine import InstanceDropped, Machine
+
+__all__ = ["Slot", "ThreadMachine"]
+
+
+class Slot:
+    """Where a command's answer goes in a `def` workflow."""
+
+    __slots__ = ("_done", "_error", "_value")
+
+    def __init__(self) -> None:
+        self._done = False
+        self._value: Any = None
+        self._error: BaseException | None = None
+
+    def done(self) -> bool:
+        return self._done
+
+    def set_result(self, value: Any) -> None:
+        self._value = value
+        self._done = True
+
+    def set_exception(self, error: BaseException) -> None:
+        self._error = error
+        self._done = True
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._value
+
+
+class ThreadMachine(Machine):
+    """Runs a `def` workflow.
+
+    Args:
+        body: the workflow's call.
+        on_idle: called from the workflow's thread each time it waits or has ended.
+    """
+
+    def __init__(
+        self,
+        label: str,
+        workflow: str,
+        seed: bytes,
+        started_us: int,
+        body: Callable[[], Any],
+        on_idle: Callable[[], None],
+    ) -> None:
+        super().__init__(label, workflow, seed, started_us)
+        self._body = body
+        self._on_idle = on_idle
+        self._turn = threading.Semaphore(0)
+        self._thread: threading.Thread | None = None
+
+    def start(self) -> None:
+        self.busy = True
+        self._thread = threading.Thread(target=self._run, name=f"workflow {self.label}", daemon=True)
+        self._thread.start()
+
+    def new_future(self) -> Slot:
+        return Slot()
+
+    def burst(self) -> None:
+        self.busy = True
+        self._turn.release()
+
+    def wait(self, slot: Slot) -> Any:
+        """Blocks the workflow's code until the slot has its answer, and gives that."""
+        while not slot.done():
+            self.wait_any()
+        return slot.result()
+
+    def wait_any(self) -> None:
+        """Blocks the workflow's code until the next event has been delivered."""
+        if not self.dropped:
+            self.busy = False
+            self._on_idle()
+            self._turn.acquire()
+        if self.dropped:
+            raise InstanceDropped
+
+    def drop(self) -> None:
+        super().drop()
+        self.pending.clear()
+        self._turn.release()
+
+    def _run(self) -> None:
+        bind_thread(self)
+        try:
+            self.outcome = ("completed", self._body())
+        except InstanceDropped:
+            return
+        except BaseException as error:
+            if self.dropped:
+                return
+            self.outcome = ("failed", error)
+        finally:
+            bind_thread(None)
+        self.busy = False
+        self._on_idle()

@@ -1,0 +1,597 @@
+"""Client and Handle: start, signal and read instances from any program. Executes nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import msgspec
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
+from pgdurable._engine.ids import check_key, new_id
+from pgdurable._store import migrations
+from pgdurable._store.sql import named_queries, quote_schema
+from pgdurable.codec import decode_stored, encode
+from pgdurable.errors import (
+    ConnectionFailed,
+    InstanceFailed,
+    InstanceFinished,
+    InstanceNotFound,
+    InstancePaused,
+    InvalidId,
+    InvalidInput,
+    PgDurableError,
+)
+from pgdurable.retry import seconds
+from pgdurable.workflow import Workflow
+
+__all__ = ["Client", "Entry", "Handle", "InstanceInfo"]
+
+T = TypeVar("T")
+PAYLOAD_LIMIT = 1024 * 1024
+_ENDED = ("completed", "failed", "cancelled", "timed_out")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row of an instance's history.
+
+    Attributes:
+        event_id: its place; counts up, gaps allowed.
+        kind: `started`, `step`, `attempt`, `timer`, `signal`, `void`, or the final status.
+        seq: number of the command it answers, or None.
+        name: of the step or signal.
+        attempt: which try, from 1.
+        value: result of a step, payload of a signal, input or output of the instance.
+        error: a failure as a dict with `type`, `message`, `traceback`; or None.
+        elapsed_ms: how long the attempt ran.
+        at: database time.
+    """
+
+    event_id: int
+    kind: str
+    seq: int | None
+    name: str | None
+    attempt: int | None
+    value: Any
+    error: dict[str, Any] | None
+    elapsed_ms: float | None
+    at: datetime
+
+
+@dataclass(frozen=True)
+class InstanceInfo:
+    """The state of one instance. `id` is the user-chosen id, or `instance_id` as text."""
+
+    id: str
+    instance_id: uuid.UUID
+    workflow: str
+    version: str | None
+    status: str
+    queue: str
+    priority: int
+    owner: int | None
+    parent: uuid.UUID | None
+    takeovers: int
+    submitted_by: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    wake_at: datetime | None
+    deadline: datetime | None
+    input: Any = None
+    output: Any = None
+    error: dict[str, Any] | None = None
+    labels: dict[str, Any] | None = None
+
+
+class Handle(Generic[T]):
+    """One instance, wherever it runs.
+
+    Attributes:
+        id: the user-chosen id, or the instance's UUID as text. Signals and SQL functions take it.
+        instance_id: the instance's UUID.
+    """
+
+    __slots__ = ("_client", "_type", "id", "instance_id")
+
+    def __init__(self, client: Client, instance_id: uuid.UUID, id: str | None = None, type: Any = Any) -> None:
+        self._client = client
+        self.instance_id = instance_id
+        self.id = id if id is not None else str(instance_id)
+        self._type = type
+
+    async def status(self) -> str:
+        """pending, running, waiting, paused, completed, failed, cancelled or timed_out."""
+        return (await self._client._describe(self.instance_id)).status
+
+    async def describe(self) -> InstanceInfo:
+        """The whole state of the instance."""
+        return await self._client._describe(self.instance_id)
+
+    async def result(self, timeout: float | timedelta | None = None) -> T:
+        """The workflow's result, decoded to its annotated type, once the instance has ended.
+
+        Args:
+            timeout: seconds (or timedelta) to wait; None: for ever. Running out of it does not touch the instance.
+        Raises:
+            InstanceFailed: it ended failed, cancelled or timed_out.
+            InstancePaused: it is paused, and will not end before somebody resumes it.
+            TimeoutError: it has not ended in time. Safe to call again.
+        """
+        wait = seconds(timeout)
+        future = self._client._outcome_of(self.instance_id.bytes)
+        try:
+            status, output, error = await asyncio.wait_for(asyncio.shield(future), wait)
+        except asyncio.TimeoutError:
+            if future.done():  # the instance itself ended in a TimeoutError: not ours
+                raise
+            raise TimeoutError(f"instance {self.id} has not ended within {wait:g} s") from None
+        finally:
+            self._client._forget_outcome(self.instance_id.bytes, future)
+        if status == "completed":
+            result: T = decode_stored(output or b"null", self._type, what=f"instance {self.id}: result")
+            return result
+        raise _unhappy_end(self.id, status, error)
+
+    async def signal(self, name: str, payload: Any = None) -> None:
+        """Sends a signal; it is durable when this returns. Signals of one sender arrive in order, each once.
+
+        Raises InstanceFinished when the instance has ended, CodecError when the payload is not JSON.
+        """
+        await self._client.signal(self.id, name, payload)
+
+    async def resume(self) -> bool:
+        """Lets a paused instance go on. Returns whether it was paused."""
+        return bool(await self._client._one("resume", (self.id,)))
+
+    async def history(self) -> AsyncIterator[Entry]:
+        """The instance's history in order, from its start; its end, if it has ended, comes last."""
+        client = self._client
+        info = await client._describe(self.instance_id)
+        yield Entry(0, "started", None, info.workflow, None, info.input, None, None, info.started_at or info.created_at)
+        last = 0
+        while True:
+            rows = await client._rows("history", (self.instance_id, last, 1000))
+            for event_id, kind, seq, name, attempt, payload, error, elapsed_ms, at in rows:
+                yield Entry(
+                    event_id, kind, seq, name, attempt, _json(payload), _json(error), elapsed_ms, at
+                )  # fmt: skip
+                last = event_id
+            if len(rows) < 1000:
+                break
+        if info.finished_at is not None:
+            yield Entry(last + 1, info.status, None, None, None, info.output, info.error, None, info.finished_at)
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+
+class Client:
+    """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
+
+    Args:
+        dsn: libpq connection string or URI. Default: $PGDURABLE_DSN, else libpq's own variables.
+        schema: the namespace.
+        payload_limit: largest encoded input or signal, in bytes.
+        max_connections: connections it may open.
+    """
+
+    def __init__(
+        self,
+        dsn: str | None = None,
+        *,
+        schema: str = "durable",
+        payload_limit: int = PAYLOAD_LIMIT,
+        max_connections: int = 4,
+    ) -> None:
+        self.schema = quote_schema(schema)
+        self.payload_limit = payload_limit
+        self._dsn = resolve_dsn(dsn, application="pgdurable client")
+        self._max_connections = max_connections
+        self._sql = named_queries("client", schema)
+        self._pool_: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
+        self._owns_pool = True
+        self._waiting: dict[bytes, list[asyncio.Future[tuple[str, Any, Any]]]] = {}
+        self._watcher: asyncio.Task[None] | None = None
+        self._watch_now = asyncio.Event()
+
+    async def __aenter__(self) -> Client:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        await self.close()
+
+    async def open(self) -> None:
+        """Connects and checks the schema. Raises ConnectionFailed or SchemaError."""
+        if self._pool_ is None:
+            pool = await make_pool(self._dsn, max_size=self._max_connections)
+            try:
+                async with pool.connection() as conn:
+                    await migrations.check_async(conn, self.schema)
+            except BaseException:
+                await pool.close()
+                raise
+            self._pool_ = pool
+
+    async def close(self) -> None:
+        """Closes the connections. Instances go on wherever they run."""
+        if self._watcher is not None:
+            self._watcher.cancel()
+            await asyncio.gather(self._watcher, return_exceptions=True)
+            self._watcher = None
+        for futures in self._waiting.values():
+            for future in futures:
+                future.cancel()
+        self._waiting.clear()
+        if self._pool_ is not None and self._owns_pool:
+            await self._pool_.close()
+        self._pool_ = None
+
+    # -- starting ------------------------------------------------------------------------------------------------
+
+    async def start(
+        self,
+        workflow: str | Workflow[Any, Any],
+        *args: Any,
+        id: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        version: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        delay: float | timedelta | None = None,
+        labels: dict[str, Any] | None = None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> Handle[Any]:
+        """Starts an instance; it is durable when this returns, and a worker that has the workflow runs it.
+
+        Args:
+            workflow: its name, or the decorated function.
+            *args: the workflow's positional arguments.
+            id: your own id, 1 to 512 bytes. The same id again gives the same instance and starts nothing.
+            kwargs: the workflow's keyword arguments.
+            version: only workers with this version run it. Default: the function's, or what the worker calls current.
+            queue, priority: recorded with the instance.
+            delay: seconds (or timedelta) before it may run.
+            labels: a JSON object of your own.
+            connection: start inside this connection's open transaction: visible only if it commits.
+        Raises:
+            InvalidInput: the arguments do not fit the function's parameters.
+            InvalidId: the id is no id, or belongs to an instance of another workflow.
+            CodecError: an argument cannot be stored as JSON.
+        """
+        definition, params = self._start_params(
+            workflow, args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
+            labels=labels,
+        )  # fmt: skip
+        if connection is not None:
+            started = await self._started_in(connection, params)
+        else:
+            started = await self._one("start", params)
+        return await self._handle_of(started, id, definition, connection)
+
+    def start_blocking(
+        self,
+        connection: psycopg.Connection[Any],
+        workflow: str | Workflow[Any, Any],
+        args: tuple[Any, ...],
+        *,
+        id: str | None = None,
+        **options: Any,
+    ) -> Handle[Any]:
+        """Starts inside a blocking connection's open transaction, for `pgdurable.sync`."""
+        definition, params = self._start_params(workflow, args, id=id, **options)
+        try:
+            row = connection.execute(self._sql["start"], params).fetchone()
+            assert row is not None
+            found = connection.execute(self._sql["find_instance"], (row[0],)).fetchone()
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+        assert found is not None
+        return Handle(self, found[0], id, definition.signature.returns if definition else Any)
+
+    def _start_params(
+        self,
+        workflow: str | Workflow[Any, Any],
+        args: tuple[Any, ...],
+        *,
+        id: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        version: str | None = None,
+        queue: str = "default",
+        priority: int = 0,
+        delay: float | timedelta | None = None,
+        labels: dict[str, Any] | None = None,
+    ) -> tuple[Workflow[Any, Any] | None, tuple[Any, ...]]:
+        definition = workflow if isinstance(workflow, Workflow) else None
+        name = definition.name if definition is not None else self._name(workflow)
+        data = self._input(definition, name, args, kwargs)
+        if id is not None:
+            check_key(id)
+        return definition, (
+            name, data.decode(), id, version or (definition.version if definition else None), queue, priority,
+            seconds(delay) or 0.0, None if labels is None else encode(labels, what="labels").decode(),
+        )  # fmt: skip
+
+    async def _started_in(self, connection: psycopg.AsyncConnection[Any], params: tuple[Any, ...]) -> str:
+        try:
+            cursor = await connection.execute(self._sql["start"], params)
+            row = await cursor.fetchone()
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+        assert row is not None
+        return str(row[0])
+
+    async def _handle_of(
+        self,
+        started: str,
+        id: str | None,
+        definition: Workflow[Any, Any] | None,
+        connection: psycopg.AsyncConnection[Any] | None = None,
+    ) -> Handle[Any]:
+        type = definition.signature.returns if definition is not None else Any
+        if id is None:
+            return Handle(self, uuid.UUID(started), None, type)
+        if connection is not None:
+            cursor = await connection.execute(self._sql["find_instance"], (id,))
+            row = await cursor.fetchone()
+            return Handle(self, row[0] if row else uuid.UUID(int=0), id, type)
+        return Handle(self, await self._one("find_instance", (id,)), id, type)
+
+    async def start_many(
+        self,
+        workflow: str | Workflow[Any, Any],
+        arguments: Iterable[Any],
+        *,
+        version: str | None = None,
+        queue: str = "default",
+    ) -> list[Handle[Any]]:
+        """Starts one instance per element, thousands per commit; all are durable when this returns.
+
+        Args:
+            workflow: its name, or the decorated function.
+            arguments: per instance a tuple of positional arguments, a dict of keyword arguments, or one argument.
+        Returns: handles in the same order. When it raises, a leading part of the starts may have been committed.
+        """
+        definition = workflow if isinstance(workflow, Workflow) else None
+        name = definition.name if definition is not None else self._name(workflow)
+        chosen = version or (definition.version if definition else None)
+        handles: list[Handle[Any]] = []
+        type = definition.signature.returns if definition is not None else Any
+        rows: list[tuple[Any, ...]] = []
+        for argument in arguments:
+            args, kwargs = split_argument(argument)
+            data = self._input(definition, name, args, kwargs)
+            handle: Handle[Any] = Handle(self, uuid.UUID(bytes=new_id()), None, type)
+            handles.append(handle)
+            rows.append((handle.instance_id, name, chosen, "pending", queue, None, data.decode()))
+            if len(rows) == 5000:
+                await self._copy_instances(rows)
+                rows = []
+        if rows:
+            await self._copy_instances(rows)
+        return handles
+
+    async def _copy_instances(self, rows: list[tuple[Any, ...]]) -> None:
+        try:
+            async with self._pool.connection() as conn, conn.transaction():
+                async with conn.cursor().copy(self._sql["copy_instances"]) as copy:
+                    copy.set_types(["uuid", "text", "text", "text", "text", "int8", "jsonb"])
+                    for row in rows:
+                        await copy.write_row((*row[:6], psycopg.types.json.Jsonb(msgspec.Raw(row[6].encode()), _dump)))
+                await conn.execute(self._sql["notify_due"])
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+
+    @staticmethod
+    def _name(workflow: Any) -> str:
+        if not isinstance(workflow, str) or not workflow or "\0" in workflow:
+            raise InvalidInput(
+                f"start needs a workflow: its name or the decorated function, found {workflow!r}",
+                hint="Decorate the function with @pgdurable.workflow.",
+            )
+        return workflow
+
+    def _input(
+        self, definition: Workflow[Any, Any] | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None
+    ) -> bytes:
+        if definition is not None:
+            return definition.signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+        if args and kwargs:
+            raise InvalidInput(
+                f"workflow {name!r} is started by name: its parameters' names are not known here",
+                detail="Expected positional arguments alone, or kwargs={...} alone.",
+                hint="Pass all of them by name in kwargs={...}.",
+            )
+        return encode(
+            dict(kwargs) if kwargs else list(args), what=f"input of workflow {name}", limit=self.payload_limit
+        )
+
+    # -- existing instances --------------------------------------------------------------------------------------
+
+    async def get(self, id: str | uuid.UUID, *, type: Any = Any) -> Handle[Any]:
+        """The handle of an existing instance, by user-chosen id or UUID. Raises InstanceNotFound.
+
+        Args:
+            type: what `result()` decodes to.
+        """
+        text = str(id)
+        found = await self._one("find_instance", (text,))
+        if found is None:
+            raise InstanceNotFound(
+                f"no instance has the id {text!r}", hint="client.list() or `pgdurable list` shows those there are."
+            )
+        return Handle(self, found, text, type)
+
+    async def signal(self, id: str, name: str, payload: Any = None) -> None:
+        """Sends a signal to an instance by id. As `Handle.signal`."""
+        data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
+        await self._one("signal", (str(id), name, data.decode()))
+
+    async def list(
+        self,
+        *,
+        status: str | None = None,
+        workflow: str | Workflow[Any, Any] | None = None,
+        limit: int | None = 100,
+    ) -> AsyncIterator[InstanceInfo]:
+        """Instances, newest first, without their input, output and error (`describe` gives those).
+
+        Args:
+            status: only those with this status.
+            workflow: only those of this workflow.
+            limit: at most so many; None: all.
+        """
+        name = workflow.name if isinstance(workflow, Workflow) else workflow
+        before: uuid.UUID | None = None
+        left = limit
+        while left is None or left > 0:
+            page = 1000 if left is None else min(left, 1000)
+            rows = await self._rows(
+                "list_instances", {"status": status, "workflow": name, "before": before, "limit": page}
+            )
+            for row in rows:
+                yield _info(row)
+            if len(rows) < page:
+                return
+            before = rows[-1][0]
+            left = None if left is None else left - len(rows)
+
+    # -- inside --------------------------------------------------------------------------------------------------
+
+    @property
+    def _pool(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+        if self._pool_ is None:
+            raise PgDurableError(
+                f"this {type(self).__name__} is not open", hint="Use it as `async with ...`, or await its open()."
+            )
+        return self._pool_
+
+    async def _rows(self, query: str, params: Any) -> list[Any]:
+        try:
+            async with self._pool.connection() as conn:
+                cursor = await conn.execute(self._sql[query], params)
+                return await cursor.fetchall()
+        except psycopg.Error as error:
+            raise self._explain(error) from error
+
+    async def _one(self, query: str, params: Any) -> Any:
+        rows = await self._rows(query, params)
+        return rows[0][0] if rows else None
+
+    async def _describe(self, instance_id: uuid.UUID) -> InstanceInfo:
+        rows = await self._rows("describe", (instance_id,))
+        if not rows:
+            raise InstanceNotFound(
+                f"no instance has the id {instance_id}", hint="It may have been deleted since it was started."
+            )
+        row = rows[0]
+        return _info(row[:16], *(_json(text) for text in row[16:20]))
+
+    def _explain(self, error: psycopg.Error) -> PgDurableError:
+        kinds: dict[str, Callable[..., PgDurableError]] = {
+            "PGD02": InstanceNotFound, "PGD03": InstanceFinished, "PGD04": InvalidId, "PGD05": InvalidInput,
+        }  # fmt: skip
+        kind = kinds.get(error.sqlstate or "")
+        if kind is not None:
+            diag = error.diag
+            return kind(diag.message_primary or str(error), detail=diag.message_detail, hint=diag.message_hint)
+        if isinstance(error, psycopg.OperationalError):
+            return connect_failed(self._dsn, error)
+        return PgDurableError(f"PostgreSQL refused: {str(error).strip()}")
+
+    # -- outcomes ------------------------------------------------------------------------------------------------
+
+    def _outcome_of(self, id: bytes) -> asyncio.Future[tuple[str, Any, Any]]:
+        future: asyncio.Future[tuple[str, Any, Any]] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(id, []).append(future)
+        self._pool  # noqa: B018  # raises when not open
+        self._watch_now.set()
+        if self._watcher is None or self._watcher.done():
+            self._watcher = asyncio.get_running_loop().create_task(self._watch())
+        return future
+
+    def _forget_outcome(self, id: bytes, future: asyncio.Future[tuple[str, Any, Any]]) -> None:
+        futures = self._waiting.get(id)
+        if futures and future in futures:
+            futures.remove(future)
+            if not futures:
+                del self._waiting[id]
+
+    def _tell_outcome(self, id: bytes, outcome: tuple[str, Any, Any]) -> None:
+        for future in self._waiting.pop(id, ()):
+            if not future.done():
+                future.set_result(outcome)
+
+    def _runs_here(self, id: bytes) -> bool:
+        return False
+
+    async def _watch(self) -> None:
+        """Asks for the outcomes waited for, all in one query, ever more seldom while none comes."""
+        pause = 0.005
+        while self._waiting:
+            asked = [uuid.UUID(bytes=id) for id in self._waiting if not self._runs_here(id)]
+            news = 0
+            for first in range(0, len(asked), 5000):
+                try:
+                    rows = await self._rows("outcomes", (asked[first : first + 5000],))
+                except ConnectionFailed:
+                    rows = []
+                for id, status, output, error in rows:
+                    news += 1
+                    self._tell_outcome(id.bytes, (status, output, error))
+            pause = 0.005 if news else min(pause * 1.5, 0.5)
+            self._watch_now.clear()
+            try:
+                await asyncio.wait_for(self._watch_now.wait(), pause)
+                pause = min(pause, 0.02)
+                await asyncio.sleep(0.002)
+            except asyncio.TimeoutError:
+                pass
+
+
+def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """One element of start_many's iterable as positional and keyword arguments."""
+    if isinstance(argument, tuple):
+        return argument, None
+    if isinstance(argument, dict):
+        return (), argument
+    return (argument,), None
+
+
+def _dump(value: Any) -> bytes:
+    return bytes(value)
+
+
+def _json(text: str | None) -> Any:
+    return None if text is None else decode_stored(text)
+
+
+def _info(row: Any, *payloads: Any) -> InstanceInfo:
+    id, key, *rest = row
+    return InstanceInfo(key if key is not None else str(id), id, *rest, *payloads)
+
+
+def _unhappy_end(id: str, status: str, error: Any) -> PgDurableError:
+    found = decode_stored(error) if isinstance(error, (str, bytes)) else (error or {})
+    found = found if isinstance(found, dict) else {}
+    message, kind = found.get("message") or "", found.get("type")
+    if status == "paused":
+        return InstancePaused(
+            f"instance {id} is paused: {message}", hint=f"Deploy code that fits, then: pgdurable resume {id}"
+        )
+    return InstanceFailed(
+        f"instance {id} ended {status}" + (f": {kind}: {message}" if kind else ""),
+        id=id, status=status, type=kind, traceback=found.get("traceback"),
+        hint=f"pgdurable show {id} shows what it did.",
+    )  # fmt: skip

@@ -1,0 +1,186 @@
+"""The same Engine and Client for blocking code. One engine, run in a thread of its own; this is only its face."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+import uuid
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from datetime import timedelta
+from types import TracebackType
+from typing import Any, Generic, TypeVar
+
+import psycopg
+
+from pgdurable import client as _client
+from pgdurable import engine as _engine
+from pgdurable.client import Entry, InstanceInfo
+from pgdurable.workflow import Workflow
+
+__all__ = ["Client", "Engine", "Handle"]
+
+T = TypeVar("T")
+
+
+class _Thread:
+    """An event loop in a thread, for one client or engine."""
+
+    def __init__(self) -> None:
+        self.loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run, name="pgdurable", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_forever()
+        finally:
+            self.loop.close()
+
+    def call(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine there and waits for it; an interrupt here cancels it there."""
+        future = asyncio.run_coroutine_threadsafe(work, self.loop)
+        try:
+            return future.result()
+        except KeyboardInterrupt:
+            future.cancel()
+            raise
+
+    def iterate(self, items: AsyncIterator[T]) -> Iterator[T]:
+        async def following() -> tuple[bool, Any]:
+            async for item in items:
+                return True, item
+            return False, None
+
+        while True:
+            there, item = self.call(following())
+            if not there:
+                return
+            yield item
+
+    def stop(self) -> None:
+        self.loop.call_soon_threadsafe(self.loop.stop)
+        self._thread.join()
+
+
+class Handle(Generic[T]):
+    """One instance, for blocking code. As `pgdurable.Handle`."""
+
+    def __init__(self, thread: _Thread, handle: _client.Handle[T]) -> None:
+        self._thread = thread
+        self._handle = handle
+
+    @property
+    def id(self) -> str:
+        return self._handle.id
+
+    @property
+    def instance_id(self) -> uuid.UUID:
+        return self._handle.instance_id
+
+    def status(self) -> str:
+        return self._thread.call(self._handle.status())
+
+    def describe(self) -> InstanceInfo:
+        return self._thread.call(self._handle.describe())
+
+    def result(self, timeout: float | timedelta | None = None) -> T:
+        return self._thread.call(self._handle.result(timeout))
+
+    def signal(self, name: str, payload: Any = None) -> None:
+        self._thread.call(self._handle.signal(name, payload))
+
+    def resume(self) -> bool:
+        return self._thread.call(self._handle.resume())
+
+    def history(self) -> Iterator[Entry]:
+        return self._thread.iterate(self._handle.history())
+
+    def __repr__(self) -> str:
+        return f"<Handle {self.id}>"
+
+
+class Client:
+    """As `pgdurable.Client`, for blocking code: ``with pgdurable.sync.Client(dsn) as client``."""
+
+    _face: type[_client.Client] = _client.Client
+
+    def __init__(self, dsn: str | None = None, **options: Any) -> None:
+        self._inner = self._face(dsn, **options)
+        self._thread: _Thread | None = None
+
+    def __enter__(self) -> Any:
+        self.open()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        self.close()
+
+    def open(self) -> None:
+        if self._thread is None:
+            self._thread = _Thread()
+            try:
+                self._thread.call(self._inner.open())
+            except BaseException:
+                thread, self._thread = self._thread, None
+                thread.stop()
+                raise
+
+    def close(self) -> None:
+        if self._thread is not None:
+            thread, self._thread = self._thread, None
+            try:
+                thread.call(self._inner.close())
+            finally:
+                thread.stop()
+
+    @property
+    def _there(self) -> _Thread:
+        if self._thread is None:
+            self._inner._pool  # noqa: B018  # raises the error that says how to open it
+            raise AssertionError("unreachable")
+        return self._thread
+
+    def start(
+        self,
+        workflow: str | Workflow[Any, Any],
+        *args: Any,
+        connection: psycopg.Connection[Any] | None = None,
+        **options: Any,
+    ) -> Handle[Any]:
+        """As the async `start`. `connection` is a blocking `psycopg.Connection`."""
+        thread = self._there
+        if connection is not None:
+            return Handle(thread, self._inner.start_blocking(connection, workflow, args, **options))
+        return Handle(thread, thread.call(self._inner.start(workflow, *args, **options)))
+
+    def start_many(
+        self, workflow: str | Workflow[Any, Any], arguments: Iterable[Any], **options: Any
+    ) -> list[Handle[Any]]:
+        thread = self._there
+        return [Handle(thread, h) for h in thread.call(self._inner.start_many(workflow, arguments, **options))]
+
+    def get(self, id: str | uuid.UUID, *, type: Any = Any) -> Handle[Any]:
+        return Handle(self._there, self._there.call(self._inner.get(id, type=type)))
+
+    def signal(self, id: str, name: str, payload: Any = None) -> None:
+        self._there.call(self._inner.signal(id, name, payload))
+
+    def list(self, **filters: Any) -> Iterator[InstanceInfo]:
+        return self._there.iterate(self._inner.list(**filters))
+
+
+class Engine(Client):
+    """As `pgdurable.Engine`, for blocking code: ``with pgdurable.sync.Engine(dsn) as engine``."""
+
+    _face = _engine.Engine
+    _inner: _engine.Engine
+
+    def stop(self, *, drain: float | timedelta | None = 30.0) -> None:
+        self._there.call(self._inner.stop(drain=drain))
+
+    def metrics(self) -> dict[str, Any]:
+        async def look() -> dict[str, Any]:
+            return self._inner.metrics()
+
+        return self._there.call(look())

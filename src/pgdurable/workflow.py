@@ -1,0 +1,269 @@
+"""What a user decorates: `@workflow`, `@step`, `@transaction`; and the registry of workflows.
+
+A decorated function stays an ordinary function: called outside a workflow it runs as written.
+"""
+
+from __future__ import annotations
+
+import inspect
+from asyncio import CancelledError
+from collections.abc import Callable, Coroutine, Iterable
+from datetime import timedelta
+from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+
+from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.machine import Machine
+from pgdurable._runtime.thread import ThreadMachine
+from pgdurable._signature import Signature
+from pgdurable.codec import fingerprint, isolate
+from pgdurable.errors import PgDurableError, UnknownWorkflow
+from pgdurable.retry import Retry, seconds
+
+__all__ = ["Registry", "Step", "Transaction", "Workflow", "registry", "step", "transaction", "workflow"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
+T = TypeVar("T")
+
+_DEFAULT_RETRY = Retry()
+
+
+class Step(Generic[P, R]):
+    """A function whose result is checkpointed when workflow code calls it.
+
+    Attributes:
+        name: what history calls it.
+        kind: `async` (runs on the service's event loop), `thread`, or `transaction`.
+        retry: its retry policy.
+        timeout: seconds one attempt may take, or None.
+    """
+
+    kind = "async"
+
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> None:
+        self.fn = fn
+        self.name = name or fn.__name__
+        if not self.name or "\0" in self.name:
+            raise ValueError(f"a step's name is not empty and has no NUL, found {self.name!r}")
+        self.retry = retry if retry is not None else _DEFAULT_RETRY
+        self.timeout = seconds(timeout)
+        if self.timeout is not None and self.timeout <= 0:
+            raise ValueError(f"step {self.name}: timeout is positive, found {timeout!r}")
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.signature = Signature(fn, skip_first=self.kind == "transaction")
+        if self.kind == "async" and not self.is_async:
+            self.kind = "thread"
+        self.__name__ = fn.__name__
+        self.__qualname__ = fn.__qualname__
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        machine = current_machine()
+        if machine is None:
+            return self.fn(*args, **kwargs)
+        return cast(R, self._call(machine, args, kwargs))
+
+    def options(
+        self,
+        *,
+        name: str | None = None,
+        retry: Retry | None = None,
+        timeout: float | timedelta | None = None,
+    ) -> Step[P, R]:
+        """The same step with other policies for some calls: ``reserve.options(timeout=3)(sku, 1)``."""
+        return type(self)(
+            self.fn,
+            name=name or self.name,
+            retry=retry or self.retry,
+            timeout=self.timeout if timeout is None else timeout,
+        )
+
+    def _call(self, machine: Machine, args: Any, kwargs: Any) -> Any:
+        if isinstance(machine, ThreadMachine):
+            return machine.wait(self._issue(machine, args, kwargs).future)
+        return self._await(machine, args, kwargs)
+
+    def _issue(self, machine: Machine, args: Any, kwargs: Any) -> Any:
+        mark = fingerprint(args, kwargs)
+        args, kwargs = isolate(args, kwargs)
+        return machine.issue_step(self, self.name, args, kwargs, mark)
+
+    async def _await(self, machine: Machine, args: Any, kwargs: Any) -> Any:
+        command = self._issue(machine, args, kwargs)
+        try:
+            return await command.future
+        except CancelledError:
+            if command.future.cancelled():
+                machine.cancel(command)
+            raise
+
+    def __repr__(self) -> str:
+        return f"<step {self.name} ({self.kind})>"
+
+
+class Transaction(Step[P, R]):
+    """A step that commits together with its checkpoint. See `transaction`."""
+
+    kind = "transaction"
+
+
+class Workflow(Generic[P, R]):
+    """A registered workflow: name, version, and the function that is its body."""
+
+    def __init__(self, fn: Callable[P, R], *, name: str | None = None, version: str = "1") -> None:
+        self.fn = fn
+        self.name = name or fn.__name__
+        self.version = version
+        for what, value in (("name", self.name), ("version", self.version)):
+            if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > 512:
+                raise ValueError(f"a workflow's {what} is a text of 1 to 512 bytes without NUL, found {value!r}")
+        self.is_async = inspect.iscoroutinefunction(fn)
+        self.signature = Signature(fn)
+        self.__name__ = fn.__name__
+        self.__qualname__ = fn.__qualname__
+        self.__module__ = fn.__module__
+        self.__doc__ = fn.__doc__
+        self.__wrapped__ = fn
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        machine = current_machine()
+        if machine is not None:
+            raise PgDurableError(
+                f"{machine.label}: workflow {self.name} was called inside workflow code",
+                detail="Child workflows are not part of this version.",
+                hint="Call a plain function with the same body, or start the other workflow from a step.",
+            )
+        return self.fn(*args, **kwargs)
+
+    def __repr__(self) -> str:
+        return f"<workflow {self.name} v{self.version}>"
+
+
+class Registry:
+    """Workflows by name and version. The version registered last under a name is its current one."""
+
+    def __init__(self, workflows: Iterable[Workflow[Any, Any]] = ()) -> None:
+        self._by_key: dict[tuple[str, str], Workflow[Any, Any]] = {}
+        self._current: dict[str, Workflow[Any, Any]] = {}
+        for definition in workflows:
+            self.add(definition)
+
+    def add(self, definition: Workflow[Any, Any]) -> None:
+        """Registers a workflow. Raises ValueError when another function has the same name and version."""
+        key = (definition.name, definition.version)
+        there = self._by_key.get(key)
+        if (
+            there is not None
+            and there.__qualname__ != definition.__qualname__
+            and "<locals>" not in there.__qualname__ + definition.__qualname__
+        ):
+            raise ValueError(
+                f"workflow {definition.name!r} version {definition.version!r} is both "
+                f"{there.__module__}.{there.__qualname__} and {definition.__module__}.{definition.__qualname__}; "
+                "give one of them another name= or version="
+            )
+        self._by_key[key] = definition
+        self._current[definition.name] = definition
+
+    def get(self, name: str, version: str | None = None) -> Workflow[Any, Any]:
+        """The workflow of that name and version (None: the current one). Raises UnknownWorkflow."""
+        found = self._current.get(name) if version is None else self._by_key.get((name, version))
+        if found is None:
+            raise UnknownWorkflow(
+                f"no workflow {name!r}{f' version {version!r}' if version else ''} is registered in this process",
+                detail=f"Registered: {', '.join(sorted(f'{n} v{v}' for n, v in self._by_key)) or 'none'}.",
+                hint="Import the module that defines it before the engine starts.",
+            )
+        return found
+
+    def is_current(self, definition: Workflow[Any, Any]) -> bool:
+        return self._current.get(definition.name) is definition
+
+    def __iter__(self) -> Any:
+        return iter(list(self._by_key.values()))
+
+    def __len__(self) -> int:
+        return len(self._by_key)
+
+
+registry = Registry()
+"""Every workflow this process has imported."""
+
+
+@overload
+def step(fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
+@overload
+def step(fn: Callable[P, T], /) -> Step[P, Any]: ...
+@overload
+def step(
+    *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
+) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+def step(fn: Any = None, /, **options: Any) -> Any:
+    """Makes a function a step: a unit of work whose result is checkpointed before the workflow sees it.
+
+    After a crash a step whose checkpoint was acknowledged never runs again; one that was under way runs again, so
+    a step runs at least once. `async def` steps run on the service's event loop, `def` steps in a thread.
+
+    Args:
+        name: what history calls it. Default: the function's name.
+        retry: retry policy. Default `Retry()`: five attempts.
+        timeout: seconds (or timedelta) one attempt may take; then it counts as failed with `StepTimeout`.
+
+    In workflow code the call gives an awaitable (in a `def` workflow it blocks); elsewhere it is the plain function.
+    """
+    if fn is None:
+        return lambda fn: Step(fn, **options)
+    return Step(fn, **options)
+
+
+@overload
+def transaction(fn: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
+@overload
+def transaction(
+    *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
+) -> Callable[[Callable[Concatenate[Any, P], R]], Transaction[P, R]]: ...
+def transaction(fn: Any = None, /, **options: Any) -> Any:
+    """Makes a function a transaction step: what it does in PostgreSQL and its checkpoint are one commit.
+
+    It takes effect exactly once, whatever crashes when. The function's first parameter is the open transaction, a
+    `psycopg.AsyncConnection` (`psycopg.Connection` for a `def` function, which runs in a thread); workflow code
+    leaves it out. A timeout or cancellation before the commit rolls it back.
+
+    Args: as for `step`.
+    """
+    if fn is None:
+        return lambda fn: Transaction(fn, **options)
+    return Transaction(fn, **options)
+
+
+@overload
+def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
+@overload
+def workflow(*, name: str | None = None, version: str = "1") -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
+def workflow(fn: Any = None, /, **options: Any) -> Any:
+    """Registers a function as a workflow: plain Python that survives any crash.
+
+    Its code is replayed from history, so it reaches the outside world through steps only, and takes time, chance
+    and ids from `now()`, `random()` and `uuid4()`. asyncio's sleep, gather, wait_for, timeout, TaskGroup, wait,
+    Queue, Lock, Semaphore and Event work as they do anywhere, durably.
+
+    Args:
+        name: how it is started. Default: the function's name.
+        version: a worker runs only instances of versions it has. Default "1".
+    """
+
+    def register(fn: Any) -> Workflow[Any, Any]:
+        definition = Workflow(fn, **options)
+        registry.add(definition)
+        return definition
+
+    return register if fn is None else register(fn)
