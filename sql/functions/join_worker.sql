@@ -9,7 +9,7 @@ as $$
     delete from @extschema@.workers w
      where w.id in (
         select o.id from @extschema@.workers o
-         where o.state in ('stopped', 'dead') and o.ended_at < now() - interval '1 day'
+         where o.ended_at < now() - interval '1 day'
            and not exists (select from @extschema@.instances i where i.owner = o.id)
          limit 1000
            for update skip locked);

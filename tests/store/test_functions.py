@@ -171,15 +171,15 @@ def test_start_keyed_is_fenced(ns: Namespace) -> None:
 
 
 def test_new_id_is_version_7_unique_and_ascends_by_millisecond(ns: Namespace) -> None:
-    before = ns.one("select floor(extract(epoch from clock_timestamp()) * 1000)")
-    ids = [id for (id,) in ns.rows("select @.new_id() from generate_series(1, 10000)")]
-    after = ns.one("select floor(extract(epoch from clock_timestamp()) * 1000)")
+    clock = "floor(extract(epoch from clock_timestamp()) * 1000)"
+    rows = ns.rows(f"select {clock}, @.new_id(), {clock} from generate_series(1, 10000)")
+    ids = [id for _, id, _ in rows]
     assert {id.version for id in ids} == {7}
     assert {id.variant for id in ids} == {uuid.RFC_4122}
     assert len(set(ids)) == 10_000
     times = [id.int >> 80 for id in ids]
     assert times == sorted(times)
-    assert before <= times[0] <= times[-1] <= after
+    assert all(before <= time <= after for (before, _, after), time in zip(rows, times, strict=True))
     random_bits = [id.int & ((1 << 62) - 1) for id in ids]
     assert len({bits >> 48 for bits in random_bits}) > 5_000
 
@@ -373,6 +373,17 @@ def test_who_has_beaten_meanwhile_is_not_taken_over(ns: Namespace) -> None:
     flushing.execute("select 1")  # nor is its flush terminated
     flushing.commit()
     assert ns.one("select @.take_over(%s, 0, null)", worker) is False
+    assert ns.one("select state from @.workers") == "alive"
+
+
+def test_who_beats_during_the_takeover_is_not_taken_over(ns: Namespace, eventually: Eventually) -> None:
+    worker = ns.worker()
+    beating, successor = ns.session(autocommit=False), ns.session()
+    ns.rows("select * from @.beat(%s, '1 min')", worker, on=beating)
+    takeover = ns.in_thread("select @.take_over(%s, 0, null)", worker, on=successor)
+    eventually(ns.waits(successor, on=beating), "the takeover waits for the beat")
+    beating.commit()
+    assert takeover.result(30) is False
     assert ns.one("select state from @.workers") == "alive"
 
 
