@@ -23,7 +23,7 @@ begin
         select u.name, u.version, u.is_current
           from unnest(names, versions, is_current) as u (name, version, is_current)
     ), orphans as materialized (
-        select o.id
+        select o.id, w.state = 'dead' as died
           from @extschema@.workers w
          cross join lateral (
             select i.id
@@ -71,7 +71,7 @@ begin
                status = 'running',
                version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
                started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
-               takeovers = i.takeovers + (i.owner is not null)::int,
+               takeovers = i.takeovers + (exists (select from orphans o where o.id = i.id and o.died))::int,
                wake_at = null
          where i.id = any (array(
             select o.id from orphans o union all select c.id from called c union all select d.id from due d))

@@ -45,9 +45,15 @@ delete from @extschema@.events e
  where i.id = e.instance_id and i.status in ('completed', 'failed', 'cancelled', 'timed_out')
 
 -- name: next_due
-select extract(epoch from min(i.wake_at) - now())::float8
-  from @extschema@.instances i
- where i.owner is null and i.status in ('pending', 'waiting') and i.workflow = any (%s::text[])
+select extract(epoch from min(d.wake_at) - now())::float8
+  from unnest(%s::text[]) as u (name)
+ cross join lateral (
+    select i.wake_at
+      from @extschema@.instances i
+     where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting') and i.wake_at is not null
+     order by i.wake_at
+     limit 1
+ ) d
 
 -- name: checkpoint_transaction
 insert into @extschema@.history

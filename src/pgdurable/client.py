@@ -12,6 +12,7 @@ from typing import Any, Generic, TypeVar
 
 import msgspec
 import psycopg
+from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
@@ -36,6 +37,7 @@ __all__ = ["Client", "Entry", "Handle", "InstanceInfo"]
 
 T = TypeVar("T")
 PAYLOAD_LIMIT = 1024 * 1024
+_List = list  # inside Client, `list` is the method
 _ENDED = ("completed", "failed", "cancelled", "timed_out")
 
 
@@ -199,7 +201,7 @@ class Client:
         self._sql = named_queries("client", schema)
         self._pool_: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
         self._owns_pool = True
-        self._waiting: dict[bytes, list[asyncio.Future[tuple[str, Any, Any]]]] = {}
+        self._waiting: dict[bytes, _List[asyncio.Future[tuple[str, Any, Any]]]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._watch_now = asyncio.Event()
 
@@ -355,7 +357,7 @@ class Client:
         *,
         version: str | None = None,
         queue: str = "default",
-    ) -> list[Handle[Any]]:
+    ) -> _List[Handle[Any]]:
         """Starts one instance per element, thousands per commit; all are durable when this returns.
 
         Args:
@@ -366,9 +368,9 @@ class Client:
         definition = workflow if isinstance(workflow, Workflow) else None
         name = definition.name if definition is not None else self._name(workflow)
         chosen = version or (definition.version if definition else None)
-        handles: list[Handle[Any]] = []
+        handles: _List[Handle[Any]] = []
         type = definition.signature.returns if definition is not None else Any
-        rows: list[tuple[Any, ...]] = []
+        rows: _List[tuple[Any, ...]] = []
         for argument in arguments:
             args, kwargs = split_argument(argument)
             data = self._input(definition, name, args, kwargs)
@@ -382,13 +384,13 @@ class Client:
             await self._copy_instances(rows)
         return handles
 
-    async def _copy_instances(self, rows: list[tuple[Any, ...]]) -> None:
+    async def _copy_instances(self, rows: _List[tuple[Any, ...]]) -> None:
         try:
             async with self._pool.connection() as conn, conn.transaction():
                 async with conn.cursor().copy(self._sql["copy_instances"]) as copy:
                     copy.set_types(["uuid", "text", "text", "text", "text", "int8", "jsonb"])
                     for row in rows:
-                        await copy.write_row((*row[:6], psycopg.types.json.Jsonb(msgspec.Raw(row[6].encode()), _dump)))
+                        await copy.write_row((*row[:6], Jsonb(msgspec.Raw(row[6].encode()), _dump)))
                 await conn.execute(self._sql["notify_due"])
         except psycopg.Error as error:
             raise self._explain(error) from error
@@ -477,7 +479,7 @@ class Client:
             )
         return self._pool_
 
-    async def _rows(self, query: str, params: Any) -> list[Any]:
+    async def _rows(self, query: str, params: Any) -> _List[Any]:
         try:
             async with self._pool.connection() as conn:
                 cursor = await conn.execute(self._sql[query], params)

@@ -33,6 +33,8 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("pgdurable.engine")
 
+_MOST_WAITING_BYTES = 32 * 1024 * 1024
+
 
 class Engine(Client):
     """Runs workflows and is a client too. Use it as ``async with Engine(dsn) as engine``.
@@ -210,8 +212,10 @@ class Engine(Client):
     async def _drain(self, host: Host, longest: float) -> None:
         loop = asyncio.get_running_loop()
         end = loop.time() + longest
-        while host.steps_running and loop.time() < end and not host.fenced:
-            await asyncio.sleep(0.005)
+        try:
+            await asyncio.wait_for(host.quiet(), max(longest, 0.001))
+        except asyncio.TimeoutError:
+            logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
         try:
             await asyncio.wait_for(self._journal.drain(), max(end - loop.time(), 1.0))
         except asyncio.TimeoutError:
@@ -339,8 +343,8 @@ class Engine(Client):
 
     async def _pressure(self, host: Host) -> None:
         """Waits while the server is behind with what it was sent."""
-        while host.flusher.waiting_bytes > 32 * 1024 * 1024:
-            await asyncio.sleep(0.01)
+        while host.flusher.waiting_bytes > _MOST_WAITING_BYTES and not host.fenced:
+            await self._journal.taken()
 
     def _mine(self, workflow: str | Workflow[Any, Any], version: str | None) -> Workflow[Any, Any] | None:
         host = self._running()

@@ -169,6 +169,7 @@ class Host:
         self.payload_limit = payload_limit
         self.park_after = park_after
         self.loop = asyncio.get_running_loop()
+        self._quiet: asyncio.Future[None] | None = None
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pgdurable-step")
         self.transactions: Transactions = None  # type: ignore[assignment]
         self.worker = 0
@@ -250,7 +251,7 @@ class Host:
             return AsyncMachine(hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs))
         return ThreadMachine(
             hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs),
-            lambda: self.loop.call_soon_threadsafe(hosted.thread_idle),
+            hosted.thread_waits,
         )  # fmt: skip
 
     # -- resuming ------------------------------------------------------------------------------------------------
@@ -332,7 +333,8 @@ class Host:
     async def _settle(self, hosted: Hosted) -> None:
         """Waits until a `def` workflow's thread waits again."""
         while hosted.machine.busy and not hosted.closed:
-            await asyncio.sleep(0.0005)
+            hosted.settled = self.loop.create_future()
+            await hosted.settled
 
     # -- timers --------------------------------------------------------------------------------------------------
 
@@ -436,6 +438,17 @@ class Host:
                 continue
             self.release(hosted, "waiting", wake_at_us=wake_at_us)
             self.on_parked(wake_at_us)
+
+    def step_ended(self) -> None:
+        self.steps_running -= 1
+        if self._quiet is not None and self.steps_running == 0 and not self._quiet.done():
+            self._quiet.set_result(None)
+
+    async def quiet(self) -> None:
+        """Waits until no step runs."""
+        if self.steps_running:
+            self._quiet = self.loop.create_future()
+            await self._quiet
 
     def drop_everything(self) -> None:
         """Forgets every instance at once: they belong to somebody else now, or the engine ends."""

@@ -37,7 +37,8 @@ class Hosted:
 
     __slots__ = (
         "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
-        "machine", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "steps", "unacked",
+        "machine", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "settled",
+        "steps", "unacked",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -55,6 +56,7 @@ class Hosted:
         self.orderers: deque[asyncio.Future[None]] | None = None
         self.order_waiter: asyncio.Future[None] | None = None
         self.pending_deliveries: deque[Callable[[], None]] | None = None
+        self.settled: asyncio.Future[None] | None = None
         self.closed = False
         self.releasing = False
         self.idle_since = 0.0
@@ -185,8 +187,14 @@ class Hosted:
         call()
         self.after_burst()
 
+    def thread_waits(self) -> None:
+        """Called from the thread of a `def` workflow when it waits or has ended."""
+        self.host.loop.call_soon_threadsafe(self.thread_idle)
+
     def thread_idle(self) -> None:
         """The thread of a `def` workflow waits or has ended."""
+        if self.settled is not None and not self.settled.done():
+            self.settled.set_result(None)
         self.after_burst()
         while self.pending_deliveries and not self.machine.busy and not self.closed:
             self.pending_deliveries.popleft()()

@@ -81,6 +81,7 @@ class Journal:
         self._reconnecting: asyncio.Task[None] | None = None
         self._connecting: asyncio.Future[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
+        self._taken: list[asyncio.Future[None]] = []
         self.reconnects = 0
         self.trouble: str | None = None
 
@@ -119,6 +120,13 @@ class Journal:
             self._drained.append(future)
             self.kick()
             await future
+
+    async def taken(self) -> None:
+        """Waits until the batch that fills now is sent."""
+        future: asyncio.Future[None] = self._loop.create_future()
+        self._taken.append(future)
+        self.kick()
+        await future
 
     async def discard(self) -> list[Any]:
         """Closes the connection and forgets every transition whose fate is not known. Returns their tags."""
@@ -165,6 +173,10 @@ class Journal:
             batch = self._first.popleft()
         elif flusher.waiting:
             batch = flusher.take()
+            waiting, self._taken = self._taken, []
+            for future in waiting:
+                if not future.done():
+                    future.set_result(None)
         else:
             if self._drained:
                 self._tell_drained()

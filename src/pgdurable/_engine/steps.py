@@ -30,7 +30,8 @@ class StepRun:
     """One step under way. `committed` and `refused` are the journal's answer to its checkpoint."""
 
     __slots__ = (
-        "attempt", "command", "committing", "error", "event_id", "hosted", "later", "started", "task", "timed_out", "timer", "value",
+        "attempt", "command", "committing", "error", "event_id", "hosted",
+        "later", "started", "task", "timed_out", "timer", "value",
     )  # fmt: skip
 
     def __init__(self, hosted: Hosted, command: Command, attempt: int = 1) -> None:
@@ -75,7 +76,8 @@ class StepRun:
         else:
             work = self._run_thread()
         host.steps_running += 1
-        self.task = host.loop.create_task(work)
+        # Not loop.create_task: its Python layer costs as much as the task.
+        self.task = asyncio.Task(work, loop=host.loop)
         if step.timeout is not None:
             self.timer = host.loop.call_later(step.timeout, self._on_timeout)
 
@@ -126,7 +128,7 @@ class StepRun:
 
     def end_attempt(self) -> bool:
         """Bookkeeping at the end of an attempt. Returns whether anybody still wants its outcome."""
-        self.hosted.host.steps_running -= 1
+        self.hosted.host.step_ended()
         self.task = None
         if self.timer is not None:
             self.timer.cancel()

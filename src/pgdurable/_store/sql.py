@@ -35,7 +35,7 @@ def substitute(text: str, schema: str) -> str:
 
 def sql_files(folder: str) -> list[tuple[str, str]]:
     """(file name, text) of every SQL file in a folder of `sql/`, in order of name."""
-    root = files("pgdurable").joinpath("_sql", folder)
+    root = files("pgdurable") / "_sql" / folder
     return sorted(
         (entry.name, entry.read_text(encoding="utf-8")) for entry in root.iterdir() if entry.name.endswith(".sql")
     )
@@ -44,6 +44,6 @@ def sql_files(folder: str) -> list[tuple[str, str]]:
 @lru_cache(maxsize=64)
 def named_queries(file: str, schema: str) -> dict[str, str]:
     """The named queries of `sql/queries/<file>.sql`, by name, for this schema."""
-    text = files("pgdurable").joinpath("_sql", "queries", f"{file}.sql").read_text(encoding="utf-8")
+    text = (files("pgdurable") / "_sql" / "queries" / f"{file}.sql").read_text(encoding="utf-8")
     parts = _NAME.split(substitute(text, schema))
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
