@@ -16,6 +16,12 @@ select * from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::real[], $6
                      $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
 on conflict do nothing
 
+-- name: read_history
+select h.recorded_at
+  from unnest($1::uuid[], $2::int[]) with ordinality as u (instance_id, event_id, n)
+  left join @extschema@.history h on h.instance_id = u.instance_id and h.event_id = u.event_id
+ order by u.n
+
 -- name: copy_history
 copy @extschema@.history
     (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, error)
@@ -29,6 +35,12 @@ select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[],
 insert into @extschema@.instances (id, workflow, version, status, queue, owner, input)
 select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::jsonb[])
 on conflict do nothing
+
+-- name: read_instances
+select i.created_at
+  from unnest($1::uuid[]) with ordinality as u (id, n)
+  left join @extschema@.instances i on i.id = u.id
+ order by u.n
 
 -- name: copy_instances
 copy @extschema@.instances (id, workflow, version, status, queue, owner, input) from stdin (format binary)

@@ -167,6 +167,7 @@ class Engine(Client):
         try:
             host.worker = await self._membership.join([{"name": d.name, "version": d.version} for d in definitions])
             await self._journal.open(host.worker, self._membership.session_setup())
+            host.clock.learn(*await self._membership.time())
         except (psycopg.Error, ConnectionError) as error:
             raise connect_failed(self._dsn, error) from None
 
@@ -196,7 +197,9 @@ class Engine(Client):
             for task in [*self._tasks, *([self._rejoining] if self._rejoining else [])]:
                 task.cancel()
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            host.drop_everything()
+            left = host.drop_everything()
+            if left:
+                await asyncio.wait(left, timeout=5.0)  # transactions roll back
             await self._journal.close()
             await host.transactions.close()
             try:

@@ -51,6 +51,8 @@ cdef class Flusher:
     cdef int copy_stage
     cdef int64_t at_us
     cdef tuple error
+    cdef dict times_read
+    cdef int reading
     cdef int64_t sent_ns
     cdef int64_t histogram[BUCKETS]
     cdef int64_t n_transitions, n_steps, n_flushes, n_copies, n_bytes
@@ -306,6 +308,7 @@ cdef class Flusher:
         self.flying = batch
         self.error = None
         self.at_us = 0
+        self.times_read = {}
         self.sent_ns = monotonic_ns()
         if not batch.again and (batch.counts[OP_HISTORY] >= self.copy_from
                                 or batch.counts[OP_INSTANCE] >= self.copy_from):
@@ -330,8 +333,14 @@ cdef class Flusher:
         if batch.counts[OP_INSTANCE] and not self.send_rows(
                 batch, OP_INSTANCE, b"pgd_insert_instances" + suffix, INSTANCE_COLUMNS, INSTANCE_TYPES, 0):
             return False
+        if batch.again and batch.counts[OP_INSTANCE] and not PQsendQueryPrepared(
+                self.conn, b"pgd_read_instances", 1, self.values, self.lengths, self.formats, 1):
+            return False
         if batch.counts[OP_HISTORY] and not self.send_rows(
                 batch, OP_HISTORY, b"pgd_insert_history" + suffix, HISTORY_COLUMNS, HISTORY_TYPES, 0):
+            return False
+        if batch.again and batch.counts[OP_HISTORY] and not PQsendQueryPrepared(
+                self.conn, b"pgd_read_history", 2, self.values, self.lengths, self.formats, 1):
             return False
         if not self.send_rest(batch):
             return False
@@ -458,8 +467,9 @@ cdef class Flusher:
     def ready(self):
         """Takes in what the server sent; call it when the socket is readable, or writable and `wants_write`.
 
-        Returns None while the batch is under way, else a tuple: ``("committed", batch, at_us)`` with the
-        transaction's time in microseconds since 1970, or ``("refused", batch, sqlstate, message)``.
+        Returns None while the batch is under way, else a tuple: ``("committed", batch, at_us, times)`` with the
+        transaction's time in microseconds since 1970, or ``("refused", batch, sqlstate, message)``. `times` is None,
+        or for a batch sent again one time per transition: rows that an earlier attempt committed keep their time.
         Raises ConnectionError when the connection is gone; `close` then gives back the batch.
         """
         cdef int ok
@@ -506,6 +516,10 @@ cdef class Flusher:
                     self.at_us = int(PQgetvalue(res, 0, 0))
                 elif PQgetlength(res, 0, 0) == 8:
                     self.at_us = get_i64(PQgetvalue(res, 0, 0)) + PG_EPOCH_US
+            elif self.flying.again:
+                # Instances are read before history.
+                self.times_read[OP_INSTANCE if self.flying.counts[OP_INSTANCE] and OP_INSTANCE not in self.times_read
+                                else OP_HISTORY] = times_of(res)
         elif status == PGRES_COPY_IN:
             if not self.send_copy_rows():
                 raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
@@ -555,7 +569,17 @@ cdef class Flusher:
         self.n_transitions += batch.n_ops
         self.n_steps += batch.counts[OP_HISTORY]
         self.n_bytes += batch.nbytes
-        return "committed", batch, self.at_us
+        return "committed", batch, self.at_us, self.times_of_again(batch) if batch.again else None
+
+    cdef list times_of_again(self, Batch batch):
+        cdef dict at = {kind: iter(times) for kind, times in self.times_read.items()}
+        cdef list found = []
+        cdef Py_ssize_t i
+        for i in range(batch.n_ops):
+            kind = batch.ops[i].kind
+            time = next(at[kind], None) if kind in at else None
+            found.append(self.at_us if time is None else time)
+        return found
 
     def notified(self):
         """The payloads of notifications received since the last call, without repeats."""
@@ -589,6 +613,12 @@ cdef class Flusher:
 cdef object diagnostic(PGresult *res, int field):
     cdef const char *text = PQresultErrorField(res, field)
     return None if text == NULL else text.decode(errors="replace")
+
+
+cdef list times_of(PGresult *res):
+    cdef int row
+    return [None if PQgetisnull(res, row, 0) else get_i64(PQgetvalue(res, row, 0)) + PG_EPOCH_US
+            for row in range(PQntuples(res))]
 
 
 cdef int array_header(Buffer *b, int element_type, Py_ssize_t n) except -1 nogil:

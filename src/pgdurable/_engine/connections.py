@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import Any
 
@@ -77,6 +78,10 @@ async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.A
     except psycopg.Error as error:
         raise connect_failed(dsn, error) from None
     await probe.close()
+    # While the server is away the pool would warn of every attempt; the journal says it once.
+    pool_logger = logging.getLogger("psycopg.pool")
+    if pool_logger.level == logging.NOTSET:
+        pool_logger.setLevel(logging.ERROR)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         dsn,
         kwargs={"autocommit": True},
@@ -84,7 +89,7 @@ async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.A
         max_size=max_size,
         open=False,
         timeout=30.0,
-        reconnect_timeout=1e9,
+        reconnect_timeout=3.0,
         check=None,
         max_idle=60.0,
     )

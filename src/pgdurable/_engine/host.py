@@ -136,6 +136,8 @@ class ReleaseRecord:
         self.hosted.close()
         if self.status != "waiting":
             host.on_outcome(self.hosted.id, self.outcome)
+        elif self.hosted.missed:
+            host.on_parked(host.clock.now_us())
 
     def refused(self, error: PgDurableError) -> None:
         hosted = self.hosted
@@ -374,6 +376,8 @@ class Host:
     def take_event(self, seq: int, id: bytes, kind: str, name: str | None, payload: str | None) -> None:
         """Moves an event of the queue to its instance's history, if the instance is here and has not had it."""
         hosted = self.instances.get(id)
+        if hosted is not None and hosted.releasing:
+            hosted.missed = True  # it stays in the queue; whoever has the instance next takes it
         if hosted is None or hosted.closed or hosted.releasing or hosted.machine.replaying or self.draining:
             return
         if hosted.consumed is None:
@@ -450,12 +454,17 @@ class Host:
             self._quiet = self.loop.create_future()
             await self._quiet
 
-    def drop_everything(self) -> None:
-        """Forgets every instance at once: they belong to somebody else now, or the engine ends."""
+    def drop_everything(self) -> list[asyncio.Task[None]]:
+        """Forgets every instance at once: they belong to somebody else now, or the engine ends.
+
+        Returns the steps that were running, now being cancelled.
+        """
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
+        tasks: list[asyncio.Task[None]] = []
         for hosted in list(self.instances.values()):
+            tasks.extend(run.task for run in hosted.steps.values() if run.task is not None)
             try:
                 hosted.close()
             except Exception:
@@ -463,6 +472,7 @@ class Host:
         self.instances.clear()
         self._idle.clear()
         self._timers.clear()
+        return tasks
 
 
 async def _nothing() -> None:

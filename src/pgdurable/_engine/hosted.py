@@ -37,7 +37,7 @@ class Hosted:
 
     __slots__ = (
         "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
-        "machine", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "settled",
+        "machine", "missed", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "settled",
         "steps", "unacked",
     )  # fmt: skip
 
@@ -59,6 +59,7 @@ class Hosted:
         self.settled: asyncio.Future[None] | None = None
         self.closed = False
         self.releasing = False
+        self.missed = False
         self.idle_since = 0.0
 
     @property

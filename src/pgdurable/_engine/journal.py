@@ -208,7 +208,10 @@ class Journal:
                     self._recovered()
                 self._delivering = True
                 self._pump()  # the server works on the next batch while this one's answers are handed out
-                self._deliver(done[1].tags, done[2])
+                if done[3] is None:
+                    self._deliver(done[1].tags, done[2])
+                else:
+                    self._deliver_again(done[1].tags, done[3])
                 self._delivering = False
                 if self._drained:
                     self._tell_drained()
@@ -224,6 +227,10 @@ class Journal:
                 tag.committed(at_us)
             except Exception:
                 logger.exception("error while handing out a commit")
+
+    def _deliver_again(self, tags: list[Any], times: list[int]) -> None:
+        for tag, at_us in zip(tags, times, strict=True):
+            self._deliver([tag], at_us)
 
     def _refused(self, batch: Batch, sqlstate: str, message: str) -> None:
         if sqlstate == _FENCED:
@@ -300,7 +307,8 @@ class Journal:
             self._first.appendleft(batch)
         if self._closed or self._fenced:
             return
-        self._complain(f"connection lost: {str(error).splitlines()[0] if str(error) else error!r}")
+        text = str(error) or repr(error)
+        self._complain(f"connection lost: {text.splitlines()[0]}")
         if self._reconnecting is None:
             self._reconnecting = self._loop.create_task(self._reconnect())
 
