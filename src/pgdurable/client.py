@@ -15,7 +15,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
+from pgdurable._engine.connections import connect_failed, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
@@ -217,6 +217,7 @@ class Client:
     async def open(self) -> None:
         """Connects and checks the schema. Raises ConnectionFailed or SchemaError."""
         if self._pool_ is None:
+            await probe(self._dsn)
             pool = await make_pool(self._dsn, max_size=self._max_connections)
             try:
                 async with pool.connection() as conn:

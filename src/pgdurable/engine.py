@@ -13,7 +13,7 @@ from typing import Any
 import psycopg
 
 from pgdurable._engine.clock import DatabaseClock
-from pgdurable._engine.connections import connect_failed, resolve_dsn
+from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
 from pgdurable._engine.host import Host, StartRecord
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._engine.journal import Journal
@@ -52,7 +52,8 @@ class Engine(Client):
         poll_interval: seconds between two looks for work when nothing hints. Default 1.
         max_instances: instances held in memory; further starts wait in the database. Default 20,000.
         max_threads: threads for `def` steps. Default 64.
-        max_connections: pooled connections, used by transaction steps, polling and reads. Default 10.
+        max_connections: connections for transaction steps, so how many run at once. Default 10. Beside them the
+            engine keeps one for its transitions, up to 3 for its lease and for finding work, up to 4 for reads.
         payload_limit: largest encoded input, result or signal in bytes. Default 1 MiB.
         park_after: seconds after which an instance that only waits leaves memory. Default 5.
         guard: refuse real I/O and blocking sleeps in workflow code (a Python audit hook). Default on.
@@ -75,7 +76,7 @@ class Engine(Client):
         park_after: float | timedelta = 5.0,
         guard: bool = True,
     ) -> None:
-        super().__init__(dsn, schema=schema, payload_limit=payload_limit, max_connections=max(max_connections, 4))
+        super().__init__(dsn, schema=schema, payload_limit=payload_limit)
         self._dsn = resolve_dsn(dsn, application="pgdurable engine")
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate
@@ -84,9 +85,12 @@ class Engine(Client):
         self._poll_interval = seconds(poll_interval) or 1.0
         self._max_instances = max_instances
         self._max_threads = max_threads
+        self._max_transactions = max_connections
         self._park_after = seconds(park_after) or 0.0
         self._guard = guard
         self._host: Host | None = None
+        self._worker_pool: Any = None
+        self._transaction_pool: Any = None
         self._tasks: list[asyncio.Task[None]] = []
         self._rejoining: asyncio.Task[None] | None = None
         self._stopped: asyncio.Future[None] | None = None
@@ -113,13 +117,19 @@ class Engine(Client):
         try:
             await self._join()
         except BaseException:
+            for pool in (self._worker_pool, self._transaction_pool):
+                if pool is not None:
+                    await pool.close()
             await super().close()
             raise
 
     async def _join(self) -> None:
         if self._guard:
             install_guard()
-        pool = self._pool
+        # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
+        pool = await make_pool(self._dsn, max_size=3)
+        self._worker_pool = pool
+        self._transaction_pool = await make_pool(self._dsn, max_size=self._max_transactions)
         known = Registry(self._registry)
         journal = Journal(
             self._dsn, named_queries("flush", self.schema),
@@ -130,14 +140,14 @@ class Engine(Client):
         )
         self._journal = journal
         host.transactions = Transactions(
-            host, pool, self._dsn, named_queries("worker", self.schema), self._max_connections
+            host, self._transaction_pool, self._dsn, named_queries("worker", self.schema), self._max_transactions
         )
         self._membership = Membership(
             pool, self.schema, lease=self._lease, name=self._name_, on_fenced=self._fenced,
             on_orphans=lambda: self._poller.hint(),
         )  # fmt: skip
         self._poller = Poller(host, pool, self.schema, room=self._room, interval=self._poll_interval)
-        self._keyed = KeyedStarts(host, pool, self.schema)
+        self._keyed = KeyedStarts(host, self._pool, self.schema)
         host.on_outcome = self._tell_outcome
         host.on_fenced = self._fenced
         host.on_parked = self._poller.hint_at
@@ -202,11 +212,13 @@ class Engine(Client):
                 await asyncio.wait(left, timeout=5.0)  # transactions roll back
             await self._journal.close()
             await host.transactions.close()
+            await self._transaction_pool.close()
             try:
                 if not host.fenced:
                     await asyncio.wait_for(self._membership.leave(), 5.0)
             except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as error:
                 logger.warning("could not sign off from the server (%s); the lease will run out", error)
+            await self._worker_pool.close()
             host.threads.shutdown(wait=False, cancel_futures=True)
             self._host = None
             stopped, self._stopped = self._stopped, None

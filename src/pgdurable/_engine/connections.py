@@ -12,7 +12,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable.errors import ConnectionFailed
 
-__all__ = ["connect_failed", "make_pool", "resolve_dsn", "server_of"]
+__all__ = ["connect_failed", "make_pool", "probe", "resolve_dsn", "server_of"]
 
 # Every call ends: dead peers are noticed, unanswered data gives up. Values of the user's own DSN win.
 _DEFAULTS: dict[str, Any] = {
@@ -71,13 +71,17 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     return ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
 
 
-async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
-    """An open pool of autocommit connections. Raises ConnectionFailed when the first connection fails."""
+async def probe(dsn: str) -> None:
+    """Raises ConnectionFailed when no connection can be made."""
     try:
-        probe = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
     except psycopg.Error as error:
         raise connect_failed(dsn, error) from None
-    await probe.close()
+    await connection.close()
+
+
+async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+    """An open pool of autocommit connections, none of them made yet."""
     # While the server is away the pool would warn of every attempt; the journal says it once.
     pool_logger = logging.getLogger("psycopg.pool")
     if pool_logger.level == logging.NOTSET:
@@ -85,7 +89,7 @@ async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.A
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         dsn,
         kwargs={"autocommit": True},
-        min_size=1,
+        min_size=0,
         max_size=max_size,
         open=False,
         timeout=30.0,
