@@ -36,6 +36,8 @@ cdef int64_t PG_EPOCH_US = 946684800000000
 
 include "_core_parts/buffer.pxi"
 include "_core_parts/batch.pxi"
+include "_core_parts/arrays.pxi"
+include "_core_parts/wire.pxi"
 include "_core_parts/histogram.pxi"
 include "_core_parts/flusher.pxi"
 

@@ -9,6 +9,12 @@ cdef enum:
     OP_RELEASE = 2
     KINDS = 3
 
+cdef enum:
+    MAX_COLUMNS = 10
+    HISTORY_COLUMNS = 10
+    INSTANCE_COLUMNS = 7
+    RELEASE_COLUMNS = 5
+
 cdef struct Op:
     int kind
     Py_ssize_t start       # the row's span in rows[kind]
@@ -70,6 +76,83 @@ cdef class Batch:
     def rows_of(self, int kind):
         """The encoded rows of one kind (0 history, 1 instances, 2 releases), for tests."""
         return PyBytes_FromStringAndSize(self.rows[kind].data, self.rows[kind].size)
+
+    cdef int add_history(self, bytes instance_id, int32_t event_id, object seq, object fingerprint,
+                         object elapsed_ms, object attempt, str kind, str name, bytes payload, bytes error,
+                         object tag, int64_t event_seq) except -1:
+        cdef Buffer *b = &self.rows[OP_HISTORY]
+        cdef Py_ssize_t start = b.size
+        try:
+            put_i16(b, HISTORY_COLUMNS)
+            field_uuid(b, instance_id)
+            field_i32(b, event_id)
+            if seq is None:
+                field_null(b)
+            else:
+                field_i32(b, seq)
+            if fingerprint is None:
+                field_null(b)
+            else:
+                field_i32(b, fingerprint)
+            if elapsed_ms is None:
+                field_null(b)
+            else:
+                field_f32(b, elapsed_ms)
+            if attempt is None:
+                field_null(b)
+            else:
+                field_i16(b, attempt)
+            field_text(b, kind)
+            field_text(b, name)
+            field_jsonb(b, payload)
+            field_jsonb(b, error)
+            self.close_row(OP_HISTORY, start, event_seq, tag)
+        except BaseException:
+            b.size = start
+            raise
+        return 0
+
+    cdef int add_instance(self, bytes instance_id, str workflow, str version, str status, str queue, object owner,
+                          bytes input, object tag) except -1:
+        cdef Buffer *b = &self.rows[OP_INSTANCE]
+        cdef Py_ssize_t start = b.size
+        try:
+            put_i16(b, INSTANCE_COLUMNS)
+            field_uuid(b, instance_id)
+            field_text(b, workflow)
+            field_text(b, version)
+            field_text(b, status)
+            field_text(b, queue)
+            if owner is None:
+                field_null(b)
+            else:
+                field_i64(b, owner)
+            field_jsonb(b, input)
+            self.close_row(OP_INSTANCE, start, -1, tag)
+        except BaseException:
+            b.size = start
+            raise
+        return 0
+
+    cdef int add_release(self, bytes instance_id, str status, bytes output, bytes error, object wake_at_us,
+                         object tag) except -1:
+        cdef Buffer *b = &self.rows[OP_RELEASE]
+        cdef Py_ssize_t start = b.size
+        try:
+            put_i16(b, RELEASE_COLUMNS)
+            field_uuid(b, instance_id)
+            field_text(b, status)
+            field_jsonb(b, output)
+            field_jsonb(b, error)
+            if wake_at_us is None:
+                field_null(b)
+            else:
+                field_i64(b, <int64_t> wake_at_us - PG_EPOCH_US)
+            self.close_row(OP_RELEASE, start, -1, tag)
+        except BaseException:
+            b.size = start
+            raise
+        return 0
 
     cdef int close_row(self, int kind, Py_ssize_t start, int64_t event_seq, object tag) except -1:
         cdef Op *ops

@@ -8,17 +8,6 @@ cdef enum Mode:
     TAIL = 4           # after COPY: releases, deletes, commit, in a pipeline
     UNDOING = 5        # rolling back a COPY transaction that failed
 
-cdef enum:
-    MAX_COLUMNS = 10
-    HISTORY_COLUMNS = 10
-    INSTANCE_COLUMNS = 7
-    RELEASE_COLUMNS = 5
-
-# Element types per column, in the order of the statements in sql/queries/flush.sql.
-cdef int[10] HISTORY_TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 3802, 3802]
-cdef int[7] INSTANCE_TYPES = [2950, 25, 25, 25, 25, 20, 3802]
-cdef int[5] RELEASE_TYPES = [2950, 25, 3802, 3802, 1184]
-
 cdef char *COPY_HEADER = b"PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0"
 
 
@@ -31,8 +20,7 @@ cdef class Flusher:
         copy_from: history or instance rows from which on a batch goes by COPY rather than as one pipeline.
     """
 
-    cdef PGconn *conn
-    cdef int pid
+    cdef Wire wire
     cdef Mode mode
     cdef Batch filling
     cdef Batch flying
@@ -40,13 +28,7 @@ cdef class Flusher:
     cdef public Py_ssize_t copy_from
     cdef int64_t worker
     cdef bint fenced
-    cdef Buffer columns[MAX_COLUMNS]
-    cdef Buffer event_array
-    cdef const char *values[MAX_COLUMNS + 1]
-    cdef int lengths[MAX_COLUMNS + 1]
-    cdef int formats[MAX_COLUMNS + 1]
-    cdef char worker_param[8]
-    cdef bint want_write
+    cdef Columns columns
     cdef bint in_transaction
     cdef int copy_stage
     cdef int64_t at_us
@@ -60,23 +42,16 @@ cdef class Flusher:
     def __cinit__(self, dict statements, Py_ssize_t copy_from=256):
         global live_flushers
         live_flushers += 1
-        cdef int i
         self.statements = {name: text.encode() for name, text in statements.items()}
         self.copy_from = copy_from
+        self.wire = Wire()
+        self.columns = Columns()
         self.filling = Batch()
         self.mode = CLOSED
-        for i in range(MAX_COLUMNS + 1):
-            self.formats[i] = 1
 
     def __dealloc__(self):
         global live_flushers
-        cdef int i
         live_flushers -= 1
-        if self.conn != NULL and self.pid == getpid():
-            PQfinish(self.conn)
-        for i in range(MAX_COLUMNS):
-            buffer_free(&self.columns[i])
-        buffer_free(&self.event_array)
 
     # -- filling -------------------------------------------------------------------------------------------
 
@@ -87,83 +62,20 @@ cdef class Flusher:
 
         `payload` and `error` are JSON texts, checked by the caller; None is SQL null in every nullable column.
         """
-        cdef Batch batch = self.filling
-        cdef Buffer *b = &batch.rows[OP_HISTORY]
-        cdef Py_ssize_t start = b.size
-        try:
-            put_i16(b, HISTORY_COLUMNS)
-            field_uuid(b, instance_id)
-            field_i32(b, event_id)
-            if seq is None:
-                field_null(b)
-            else:
-                field_i32(b, seq)
-            if fingerprint is None:
-                field_null(b)
-            else:
-                field_i32(b, fingerprint)
-            if elapsed_ms is None:
-                field_null(b)
-            else:
-                field_f32(b, elapsed_ms)
-            if attempt is None:
-                field_null(b)
-            else:
-                field_i16(b, attempt)
-            field_text(b, kind)
-            field_text(b, name)
-            field_jsonb(b, payload)
-            field_jsonb(b, error)
-            batch.close_row(OP_HISTORY, start, event_seq, tag)
-        except BaseException:
-            b.size = start
-            raise
+        self.filling.add_history(instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload,
+                                 error, tag, event_seq)
 
     def add_instance(self, bytes instance_id, str workflow, str version, str status, str queue, object owner,
                      bytes input, object tag):
         """Adds a new instance. `owner` None: whoever claims it; else the worker that runs it from the start."""
-        cdef Batch batch = self.filling
-        cdef Buffer *b = &batch.rows[OP_INSTANCE]
-        cdef Py_ssize_t start = b.size
-        try:
-            put_i16(b, INSTANCE_COLUMNS)
-            field_uuid(b, instance_id)
-            field_text(b, workflow)
-            field_text(b, version)
-            field_text(b, status)
-            field_text(b, queue)
-            if owner is None:
-                field_null(b)
-            else:
-                field_i64(b, owner)
-            field_jsonb(b, input)
-            batch.close_row(OP_INSTANCE, start, -1, tag)
-        except BaseException:
-            b.size = start
-            raise
+        self.filling.add_instance(instance_id, workflow, version, status, queue, owner, input, tag)
 
     def add_release(self, bytes instance_id, str status, bytes output, bytes error, object wake_at_us, object tag):
         """Ends this worker's ownership of an instance: it completed, failed, is parked or paused.
 
         `wake_at_us`: when a parked instance wants to run again, in microseconds since 1970; None: on an event.
         """
-        cdef Batch batch = self.filling
-        cdef Buffer *b = &batch.rows[OP_RELEASE]
-        cdef Py_ssize_t start = b.size
-        try:
-            put_i16(b, RELEASE_COLUMNS)
-            field_uuid(b, instance_id)
-            field_text(b, status)
-            field_jsonb(b, output)
-            field_jsonb(b, error)
-            if wake_at_us is None:
-                field_null(b)
-            else:
-                field_i64(b, <int64_t> wake_at_us - PG_EPOCH_US)
-            batch.close_row(OP_RELEASE, start, -1, tag)
-        except BaseException:
-            b.size = start
-            raise
+        self.filling.add_release(instance_id, status, output, error, wake_at_us, tag)
 
     def take(self):
         """The batch filled so far; a new one fills from now on."""
@@ -193,74 +105,31 @@ cdef class Flusher:
         Raises:
             ConnectionError: with libpq's text.
         """
-        cdef bytes info = conninfo.encode()
-        cdef const char *c_info = info
-        cdef PGconn *conn
+        cdef Wire wire = self.wire
         self.close()
-        with nogil:
-            conn = PQconnectdb(c_info)
-        if conn == NULL:
-            raise MemoryError("libpq gave no connection")
-        if PQstatus(conn) != CONNECTION_OK:
-            text = PQerrorMessage(conn).decode(errors="replace").strip()
-            PQfinish(conn)
-            raise ConnectionError(text)
-        self.conn = conn
-        self.pid = getpid()
+        wire.connect(conninfo)
         self.fenced = worker is not None
         self.worker = worker if worker is not None else 0
         try:
             for command in setup:
-                self.run(command)
+                wire.run(command)
             for name, text in self.statements.items():
                 if not name.startswith("copy_"):
-                    self.prepare(b"pgd_" + name.encode(), text)
-            self.prepare(b"pgd_now", b"select now()")
-            self.prepare(b"pgd_commit", b"commit")
+                    wire.prepare(b"pgd_" + name.encode(), text)
+            wire.prepare(b"pgd_now", b"select now()")
+            wire.prepare(b"pgd_commit", b"commit")
         except BaseException:
             self.close()
             raise
-        PQsetnonblocking(self.conn, 1)
+        PQsetnonblocking(wire.conn, 1)
         self.mode = IDLE
-        self.want_write = False
-
-    cdef object run(self, str command):
-        cdef bytes text = command.encode()
-        cdef const char *c_text = text
-        cdef PGresult *res
-        with nogil:
-            res = PQexec(self.conn, c_text)
-        self.expect(res, "set-up of the connection failed")
-
-    cdef object prepare(self, bytes name, bytes text):
-        cdef const char *c_name = name
-        cdef const char *c_text = text
-        cdef PGresult *res
-        with nogil:
-            res = PQprepare(self.conn, c_name, c_text, 0, NULL)
-        self.expect(res, "preparing a statement failed")
-
-    cdef object expect(self, PGresult *res, str what):
-        cdef ExecStatusType status
-        if res == NULL:
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
-        status = PQresultStatus(res)
-        if status != PGRES_COMMAND_OK and status != PGRES_TUPLES_OK:
-            text = PQresultErrorMessage(res).decode(errors="replace").strip()
-            PQclear(res)
-            raise ConnectionError(f"{what}: {text}")
-        PQclear(res)
 
     def close(self):
         """Closes the connection at once. Returns the batch that was flying, its fate unknown, or None."""
         cdef Batch batch = self.flying
-        if self.conn != NULL:
-            if self.pid == getpid():
-                PQfinish(self.conn)
-            self.conn = NULL
+        self.wire.close()
         self.mode = CLOSED
         self.flying = None
-        self.want_write = False
         if batch is not None:
             batch.again = True
         return batch
@@ -268,15 +137,16 @@ cdef class Flusher:
     @property
     def fileno(self):
         """The socket to watch, or -1."""
-        return PQsocket(self.conn) if self.conn != NULL else -1
+        return PQsocket(self.wire.conn) if self.wire.conn != NULL else -1
 
     @property
     def backend_pid(self):
         """Process id of the server's side of the connection, or None."""
-        return PQbackendPID(self.conn) if self.conn != NULL else None
+        return PQbackendPID(self.wire.conn) if self.wire.conn != NULL else None
 
     @property
     def connected(self):
+        """Whether there is a connection to send on."""
         return self.mode != CLOSED
 
     @property
@@ -287,7 +157,7 @@ cdef class Flusher:
     @property
     def wants_write(self):
         """Whether the socket must be watched for writing, and `ready` called then."""
-        return self.want_write
+        return self.wire.want_write
 
     @property
     def flying_for_s(self):
@@ -303,7 +173,7 @@ cdef class Flusher:
         cdef bint ok
         if self.mode != IDLE:
             raise RuntimeError("a batch is already flying, or there is no connection")
-        if self.pid != getpid():
+        if self.wire.pid != getpid():
             raise RuntimeError("this connection belongs to the parent process; open an engine of your own after fork")
         self.flying = batch
         self.error = None
@@ -315,108 +185,52 @@ cdef class Flusher:
             ok = self.send_copy(batch)
         else:
             ok = self.send_pipeline(batch)
-        if not ok or not self.push():
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
-
-    cdef bint push(self):
-        cdef int left
-        with nogil:
-            left = PQflush(self.conn)
-        self.want_write = left == 1
-        return left >= 0
+        if not ok or not self.wire.push():
+            raise self.wire.error()
 
     cdef bint send_pipeline(self, Batch batch) except -1:
         cdef bytes suffix = b"_again" if batch.again else b""
         self.mode = PIPELINE
-        if not PQenterPipelineMode(self.conn) or not self.send_fence():
+        if not PQenterPipelineMode(self.wire.conn) or not self.send_fence():
             return False
         if batch.counts[OP_INSTANCE] and not self.send_rows(
-                batch, OP_INSTANCE, b"pgd_insert_instances" + suffix, INSTANCE_COLUMNS, INSTANCE_TYPES, 0):
+                batch, OP_INSTANCE, b"pgd_insert_instances" + suffix, INSTANCE_COLUMNS, INSTANCE_TYPES):
             return False
-        if batch.again and batch.counts[OP_INSTANCE] and not PQsendQueryPrepared(
-                self.conn, b"pgd_read_instances", 1, self.values, self.lengths, self.formats, 1):
+        if batch.again and batch.counts[OP_INSTANCE] and not self.wire.execute(
+                b"pgd_read_instances", self.columns, 1):
             return False
         if batch.counts[OP_HISTORY] and not self.send_rows(
-                batch, OP_HISTORY, b"pgd_insert_history" + suffix, HISTORY_COLUMNS, HISTORY_TYPES, 0):
+                batch, OP_HISTORY, b"pgd_insert_history" + suffix, HISTORY_COLUMNS, HISTORY_TYPES):
             return False
-        if batch.again and batch.counts[OP_HISTORY] and not PQsendQueryPrepared(
-                self.conn, b"pgd_read_history", 2, self.values, self.lengths, self.formats, 1):
+        if batch.again and batch.counts[OP_HISTORY] and not self.wire.execute(
+                b"pgd_read_history", self.columns, 2):
             return False
         if not self.send_rest(batch):
             return False
-        return PQpipelineSync(self.conn) == 1
+        return PQpipelineSync(self.wire.conn) == 1
 
     cdef bint send_fence(self) except -1:
         if not self.fenced:
-            return PQsendQueryPrepared(self.conn, b"pgd_now", 0, NULL, NULL, NULL, 1) == 1
-        self.set_worker_param(0)
-        return PQsendQueryPrepared(self.conn, b"pgd_fence", 1, self.values, self.lengths, self.formats, 1) == 1
+            return self.wire.execute(b"pgd_now", self.columns, 0)
+        self.columns.set_worker(self.worker)
+        return self.wire.execute(b"pgd_fence", self.columns, 1)
 
-    cdef void set_worker_param(self, int place) noexcept:
-        cdef uint32_t high = htonl(<uint32_t> (self.worker >> 32))
-        cdef uint32_t low = htonl(<uint32_t> self.worker)
-        memcpy(self.worker_param, &high, 4)
-        memcpy(self.worker_param + 4, &low, 4)
-        self.values[place] = self.worker_param
-        self.lengths[place] = 8
+    cdef bint send_rows(self, Batch batch, int kind, bytes statement, int n_columns, int *types) except -1:
+        self.columns.set_rows(batch, kind, n_columns, types, 0)
+        return self.wire.execute(statement, self.columns, n_columns)
 
     cdef bint send_rest(self, Batch batch) except -1:
         """Releases and consumed events."""
         if batch.counts[OP_RELEASE]:
-            self.set_worker_param(0)
-            if not self.send_rows(batch, OP_RELEASE, b"pgd_release_instances", RELEASE_COLUMNS, RELEASE_TYPES, 1):
+            self.columns.set_worker(self.worker)
+            self.columns.set_rows(batch, OP_RELEASE, RELEASE_COLUMNS, RELEASE_TYPES, 1)
+            if not self.wire.execute(b"pgd_release_instances", self.columns, 1 + RELEASE_COLUMNS):
                 return False
         if batch.n_events:
-            self.cut_events(batch)
-            self.values[0] = self.event_array.data
-            self.lengths[0] = <int> self.event_array.size
-            if not PQsendQueryPrepared(self.conn, b"pgd_delete_events", 1, self.values, self.lengths,
-                                       self.formats, 1):
+            self.columns.set_events(batch)
+            if not self.wire.execute(b"pgd_delete_events", self.columns, 1):
                 return False
         return True
-
-    cdef bint send_rows(self, Batch batch, int kind, bytes statement, int n_columns, int *types,
-                        int first) except -1:
-        cdef const char *c_statement = statement
-        cdef int i
-        self.cut_columns(batch, kind, n_columns, types)
-        for i in range(n_columns):
-            self.values[first + i] = self.columns[i].data
-            self.lengths[first + i] = <int> self.columns[i].size
-        return PQsendQueryPrepared(self.conn, c_statement, first + n_columns, self.values, self.lengths,
-                                   self.formats, 1) == 1
-
-    cdef int cut_columns(self, Batch batch, int kind, int n_columns, int *types) except -1 nogil:
-        """One array per column, cut out of the encoded rows."""
-        cdef Buffer *rows = &batch.rows[kind]
-        cdef const char *at = rows.data
-        cdef const char *end = rows.data + rows.size
-        cdef int32_t size
-        cdef Py_ssize_t span
-        cdef int i
-        for i in range(n_columns):
-            array_header(&self.columns[i], types[i], batch.counts[kind])
-        while at < end:
-            at += 2
-            for i in range(n_columns):
-                size = get_i32(at)
-                if size < 0:
-                    # byte 7 is the low byte of the array's "has nulls" flag
-                    self.columns[i].data[7] = 1
-                    span = 4
-                else:
-                    span = 4 + size
-                put_bytes(&self.columns[i], at, span)
-                at += span
-        return 0
-
-    cdef int cut_events(self, Batch batch) except -1:
-        cdef Py_ssize_t i
-        array_header(&self.event_array, 20, batch.n_events)
-        for i in range(batch.n_ops):
-            if batch.ops[i].event_seq >= 0:
-                field_i64(&self.event_array, batch.ops[i].event_seq)
-        return 0
 
     cdef bint send_copy(self, Batch batch) except -1:
         # Without releases and events the simple query is a transaction by itself, commit included.
@@ -438,29 +252,29 @@ cdef class Flusher:
         if batch.counts[OP_HISTORY]:
             text += self.statements["copy_history"]
         c_text = text
-        return PQsendQuery(self.conn, c_text) == 1
+        return PQsendQuery(self.wire.conn, c_text) == 1
 
     cdef bint send_copy_rows(self) except -1:
         cdef Buffer *rows = &self.flying.rows[self.copy_stage]
         cdef int ok
         self.copy_stage = OP_HISTORY
         with nogil:
-            ok = PQputCopyData(self.conn, COPY_HEADER, 19)
+            ok = PQputCopyData(self.wire.conn, COPY_HEADER, 19)
             if ok == 1:
-                ok = PQputCopyData(self.conn, rows.data, <int> rows.size)
+                ok = PQputCopyData(self.wire.conn, rows.data, <int> rows.size)
             if ok == 1:
-                ok = PQputCopyData(self.conn, b"\xff\xff", 2)
+                ok = PQputCopyData(self.wire.conn, b"\xff\xff", 2)
             if ok == 1:
-                ok = PQputCopyEnd(self.conn, NULL)
-        return ok == 1 and self.push()
+                ok = PQputCopyEnd(self.wire.conn, NULL)
+        return ok == 1 and self.wire.push()
 
     cdef bint send_tail(self) except -1:
         self.mode = TAIL
-        if not PQenterPipelineMode(self.conn) or not self.send_rest(self.flying):
+        if not PQenterPipelineMode(self.wire.conn) or not self.send_rest(self.flying):
             return False
-        if not PQsendQueryPrepared(self.conn, b"pgd_commit", 0, NULL, NULL, NULL, 1):
+        if not self.wire.execute(b"pgd_commit", self.columns, 0):
             return False
-        return PQpipelineSync(self.conn) == 1 and self.push()
+        return PQpipelineSync(self.wire.conn) == 1 and self.wire.push()
 
     # -- receiving -----------------------------------------------------------------------------------------
 
@@ -474,25 +288,23 @@ cdef class Flusher:
         """
         cdef int ok
         cdef PGresult *res
-        if self.conn == NULL:
+        if self.wire.conn == NULL:
             raise ConnectionError("there is no connection")
         with nogil:
-            ok = PQconsumeInput(self.conn)
-        if not ok or (self.want_write and not self.push()):
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+            ok = PQconsumeInput(self.wire.conn)
+        if not ok or (self.wire.want_write and not self.wire.push()):
+            raise self.wire.error()
         if self.flying is None:
-            if PQstatus(self.conn) != CONNECTION_OK:
-                raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+            self.wire.check_alive()
             return None
-        while not PQisBusy(self.conn):
-            res = PQgetResult(self.conn)
+        while not PQisBusy(self.wire.conn):
+            res = PQgetResult(self.wire.conn)
             if res == NULL:
                 if self.mode == COPYING or self.mode == UNDOING:
                     if not self.after_simple_query():
                         continue
                     return self.finish()
-                if PQstatus(self.conn) != CONNECTION_OK:
-                    raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+                self.wire.check_alive()
                 continue
             try:
                 if self.take_result(res):
@@ -505,8 +317,8 @@ cdef class Flusher:
         """Whether the batch is done."""
         cdef ExecStatusType status = PQresultStatus(res)
         if status == PGRES_PIPELINE_SYNC:
-            PQexitPipelineMode(self.conn)
-            if self.error is not None and PQtransactionStatus(self.conn) == PQTRANS_INERROR:
+            PQexitPipelineMode(self.wire.conn)
+            if self.error is not None and PQtransactionStatus(self.wire.conn) == PQTRANS_INERROR:
                 self.undo()
                 return False
             return True
@@ -522,19 +334,18 @@ cdef class Flusher:
                                 else OP_HISTORY] = times_of(res)
         elif status == PGRES_COPY_IN:
             if not self.send_copy_rows():
-                raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+                raise self.wire.error()
         elif status == PGRES_FATAL_ERROR and self.error is None:
             self.error = (diagnostic(res, PG_DIAG_SQLSTATE) or "",
                           diagnostic(res, PG_DIAG_MESSAGE_PRIMARY)
                           or PQresultErrorMessage(res).decode(errors="replace").strip())
-            if PQstatus(self.conn) != CONNECTION_OK:
+            if PQstatus(self.wire.conn) != CONNECTION_OK:
                 raise ConnectionError(self.error[1])
         return False
 
     cdef bint after_simple_query(self) except -1:
         """Whether the batch is done, a simple query having ended."""
-        if PQstatus(self.conn) != CONNECTION_OK:
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+        self.wire.check_alive()
         if self.mode == UNDOING:
             return True
         if self.error is not None:
@@ -545,13 +356,13 @@ cdef class Flusher:
         if not self.in_transaction:
             return True
         if not self.send_tail():
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+            raise self.wire.error()
         return False
 
     cdef object undo(self):
         self.mode = UNDOING
-        if not PQsendQuery(self.conn, b"rollback") or not self.push():
-            raise ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
+        if not PQsendQuery(self.wire.conn, b"rollback") or not self.wire.push():
+            raise self.wire.error()
 
     cdef object finish(self):
         cdef Batch batch = self.flying
@@ -583,16 +394,7 @@ cdef class Flusher:
 
     def notified(self):
         """The payloads of notifications received since the last call, without repeats."""
-        cdef PGnotify *note
-        cdef set found = set()
-        if self.conn == NULL:
-            return found
-        note = PQnotifies(self.conn)
-        while note != NULL:
-            found.add(note.extra.decode(errors="replace"))
-            PQfreemem(note)
-            note = PQnotifies(self.conn)
-        return found
+        return self.wire.notified()
 
     def stats(self, bint reset=False):
         """Counters and latencies since the start, or since the last reset.
@@ -608,24 +410,3 @@ cdef class Flusher:
             memset(self.histogram, 0, sizeof(self.histogram))
             self.n_transitions = self.n_steps = self.n_flushes = self.n_copies = self.n_bytes = 0
         return found
-
-
-cdef object diagnostic(PGresult *res, int field):
-    cdef const char *text = PQresultErrorField(res, field)
-    return None if text == NULL else text.decode(errors="replace")
-
-
-cdef list times_of(PGresult *res):
-    cdef int row
-    return [None if PQgetisnull(res, row, 0) else get_i64(PQgetvalue(res, row, 0)) + PG_EPOCH_US
-            for row in range(PQntuples(res))]
-
-
-cdef int array_header(Buffer *b, int element_type, Py_ssize_t n) except -1 nogil:
-    # Binary form of a one-dimensional array: dimensions, has-nulls flag, element type, length, lower bound.
-    b.size = 0
-    put_i32(b, 1)
-    put_i32(b, 0)
-    put_i32(b, element_type)
-    put_i32(b, <int32_t> n)
-    return put_i32(b, 1)
