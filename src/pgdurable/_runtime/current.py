@@ -25,7 +25,7 @@ def current_machine() -> Machine | None:
         return _here.machine
     if loop.__class__ is DeterministicLoop:
         return loop.machine
-    return None
+    return _here.machine  # a `def` workflow that runs a loop of its own is workflow code still
 
 
 def bind_thread(machine: Machine | None) -> None:

@@ -15,11 +15,19 @@ import sys
 from asyncio import Future, Task
 from asyncio.events import _get_running_loop, _set_running_loop
 from collections import deque
-from collections.abc import Callable, Coroutine
-from typing import Any, NoReturn
+from collections.abc import AsyncGenerator, Callable, Coroutine
+from typing import Any, NoReturn, cast
 
-from pgdurable._runtime.machine import Command, InstanceDropped, Machine
+from pgdurable._runtime.machine import LATEST_US, Command, InstanceDropped, Machine
+from pgdurable._runtime.order import OrderedFuture, OrderedTask, first_hash, order_as_completed
+from pgdurable._runtime.unwind import Generators, close_generator, unwind
 from pgdurable.errors import WorkflowIoError
+
+if sys.version_info >= (3, 14):
+    # The current task belongs to the thread there, and a burst may come from within one of the real loop's.
+    from asyncio.tasks import _swap_current_task as swap_current_task
+else:
+    swap_current_task: Any = None  # it belongs to the loop
 
 __all__ = ["AsyncMachine", "DeterministicLoop", "refuse"]
 
@@ -87,24 +95,34 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
     def __init__(self, machine: AsyncMachine) -> None:
         self.machine = machine
         self._ready: deque[Handle] = deque()
+        self._next_hash = first_hash(machine.seed)
+        self._task_count = 0
+        self._generators: Generators | None = None
 
     # -- what asyncio's tasks and futures call ---------------------------------------------------------------
 
-    def call_soon(self, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_soon(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
         handle = Handle(callback, args, context if context is not None else contextvars.copy_context())
         self._ready.append(handle)
         return handle
 
-    def call_later(self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_later(  # type: ignore[override]
+        self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
         return self.call_at(self.time() + delay, callback, *args, context=context)
 
-    def call_at(self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None) -> Any:
+    def call_at(  # type: ignore[override]
+        self, when: float, callback: Any, *args: Any, context: contextvars.Context | None = None
+    ) -> Any:
         machine = self.machine
         handle = TimerHandle(self, when, callback, args, context if context is not None else contextvars.copy_context())
-        due_us = math.ceil(when * 1e6)
-        if due_us <= machine.now_us:
+        at_us = when * 1e6
+        if at_us <= machine.now_us:
             self._ready.append(handle)
         else:
+            due_us = LATEST_US if at_us > LATEST_US else math.ceil(at_us)
             handle._command = machine.issue_timer(due_us, handle)
         return handle
 
@@ -113,16 +131,22 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         return self.machine.now_us / 1e6
 
     def create_future(self) -> Future[Any]:
-        return Future(loop=self)
+        self._next_hash = number = self._next_hash + 1
+        return OrderedFuture(number, self)
 
-    def create_task(self, coro: Coroutine[Any, Any, Any], **options: Any) -> Task[Any]:
+    def create_task(self, coro: Any, **options: Any) -> Task[Any]:
+        tasks = self.machine.tasks
         if self.machine.dropped:
             coro.close()
             raise InstanceDropped
         options.pop("eager_start", None)
-        task = Task(coro, loop=self, **options)
-        self.machine.tasks.add(task)
-        task.add_done_callback(self.machine.tasks.discard)
+        self._next_hash = number = self._next_hash + 1
+        self._task_count += 1
+        if options.get("name") is None:
+            options["name"] = f"Task-{self._task_count}"  # asyncio's own count is the process's
+        task = OrderedTask(number, coro, loop=self, **options)
+        tasks.add(task)
+        task.add_done_callback(tasks.discard)
         return task
 
     def get_debug(self) -> bool:
@@ -152,6 +176,18 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
             return
         logger.error("%s: %s", self.machine.label, context.get("message"), exc_info=error)
 
+    def generator_begun(self, generator: AsyncGenerator[Any, Any]) -> None:
+        if self._generators is None:
+            self._generators = Generators()
+        self._generators.begun(generator)
+
+    def generator_ended(self, generator: AsyncGenerator[Any, Any]) -> None:
+        """Nobody refers to the generator any more: its `finally` blocks are to run."""
+        if self.machine.dropped or self._generators is None:
+            close_generator(generator)
+        elif not self._generators.keeps(generator, running=_get_running_loop() is self):
+            self.call_soon(self.create_task, generator.aclose())
+
     async def shutdown_asyncgens(self) -> None:
         pass
 
@@ -160,10 +196,14 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     # -- what is refused ---------------------------------------------------------------------------------------
 
-    def run_in_executor(self, executor: Any, func: Callable[..., Any], *args: Any) -> Any:
+    def run_in_executor(  # type: ignore[override]
+        self, executor: Any, func: Callable[..., Any], *args: Any
+    ) -> Any:
         refuse("run_in_executor (or asyncio.to_thread)", self.machine.label)
 
-    def call_soon_threadsafe(self, callback: Any, *args: Any, context: Any = None) -> Any:
+    def call_soon_threadsafe(  # type: ignore[override]
+        self, callback: Any, *args: Any, context: Any = None
+    ) -> Any:
         refuse("call_soon_threadsafe", self.machine.label)
 
     def run_forever(self) -> None:
@@ -200,11 +240,14 @@ for _name in (
 DeterministicLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined]
 
 
+order_as_completed(DeterministicLoop)
+
+
 class AsyncMachine(Machine):
     """Runs an `async def` workflow.
 
     Args:
-        body: makes the workflow's coroutine; called within the first burst, so its errors are the workflow's.
+        body: makes the workflow's coroutine; its errors are the workflow's.
     """
 
     def __init__(
@@ -216,43 +259,56 @@ class AsyncMachine(Machine):
         body: Callable[[], Coroutine[Any, Any, Any]],
     ) -> None:
         super().__init__(label, workflow, seed, started_us)
-        self.loop = DeterministicLoop(self)
         self.tasks: set[Task[Any]] = set()
+        self.loop: DeterministicLoop = cast(Any, DeterministicLoop)(self)
         self._body = body
         self._main: Task[Any] | None = None
 
     def start(self) -> None:
-        self._main = Task(self._body(), loop=self.loop)
+        # An empty context: what a context variable holds here depends on nothing but the workflow's code.
+        contextvars.Context().run(self._begin)
         self.burst()
+
+    def _begin(self) -> None:
+        try:
+            coro = self._body()
+        except Exception as error:
+            self.outcome = ("failed", error)
+            return
+        self._main = OrderedTask(self.loop._next_hash, coro, loop=self.loop, name="Task-0")
 
     def new_future(self) -> Future[Any]:
         return Future(loop=self.loop)
 
     def burst(self) -> None:
-        ready = self.loop._ready
+        loop = self.loop
+        ready = loop._ready
         outer = _get_running_loop()
+        outer_task = swap_current_task(outer, None) if swap_current_task and outer else None
         hooks = sys.get_asyncgen_hooks()
-        _set_running_loop(self.loop)
-        if hooks.firstiter is not None:
-            sys.set_asyncgen_hooks(None, None)
+        _set_running_loop(loop)
+        sys.set_asyncgen_hooks(loop.generator_begun, loop.generator_ended)
         try:
             while ready:
                 handle = ready.popleft()
                 if not handle._cancelled:
                     try:
                         handle._context.run(handle._callback, *handle._args)
+                    except KeyboardInterrupt:
+                        raise  # the process is told to stop; what became of the burst is not recorded
                     except (SystemExit, InstanceDropped):
                         pass  # a task keeps its exception; the outcome below tells it
-                    except Exception as error:
-                        self.loop.call_exception_handler(
-                            {"message": f"error in callback {handle._callback!r}", "exception": error}
+                    except BaseException as failure:
+                        loop.call_exception_handler(
+                            {"message": f"error in callback {handle._callback!r}", "exception": failure}
                         )
         finally:
+            sys.set_asyncgen_hooks(*hooks)
             _set_running_loop(outer)
-            if hooks.firstiter is not None:
-                sys.set_asyncgen_hooks(*hooks)
+            if outer_task is not None:
+                swap_current_task(outer, outer_task)
         main = self._main
-        if main is not None and main.done() and self.outcome is None:
+        if main is not None and self.outcome is None and main.done():
             if main.cancelled():
                 self.outcome = ("cancelled", None)
             elif (error := main.exception()) is not None:
@@ -263,20 +319,23 @@ class AsyncMachine(Machine):
     def drop(self) -> None:
         super().drop()
         self.pending.clear()
-        outer = _get_running_loop()
-        _set_running_loop(self.loop)
-        try:
-            for task in [self._main, *self.tasks]:
-                if task is not None and not task.done():
-                    task._log_destroy_pending = False  # type: ignore[attr-defined]
-                    try:
-                        # `finally` blocks run now, and any command they issue raises InstanceDropped.
-                        task.get_coro().close()  # type: ignore[union-attr]
-                    except BaseException as error:
-                        if isinstance(error, KeyboardInterrupt):
-                            raise
-        finally:
-            _set_running_loop(outer)
-        self.tasks.clear()
+        loop = self.loop
+        main = self._main
+        if main is not None and not main.done():
+            self.tasks.add(main)
+        loop._ready.clear()
+        if self.tasks or loop._generators is not None:
+            loop._ready.append(Handle(self._unwind, (), contextvars.Context()))
+            self.burst()
+            self.tasks.clear()
         self._main = None
+
+    def _unwind(self) -> None:
+        for task in list(self.tasks):
+            if not task.done():
+                task._log_destroy_pending = False  # type: ignore[attr-defined]
+                # `finally` blocks run now, and any command they issue raises InstanceDropped.
+                unwind(cast(Any, task.get_coro()), self.label)
+        if self.loop._generators is not None:
+            self.loop._generators.close_all()
         self.loop._ready.clear()

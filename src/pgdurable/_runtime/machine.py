@@ -13,11 +13,14 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from pgdurable.errors import NonDeterminismError
 
-__all__ = ["Command", "InstanceDropped", "Machine", "Settable"]
+__all__ = ["LATEST_US", "Command", "InstanceDropped", "Machine", "Settable"]
+
+LATEST_US = 253_370_764_800_000_000
+"""The start of the year 9999: a timer due later, or never, is due then. It fits a timestamptz and a datetime."""
 
 
 class InstanceDropped(BaseException):
@@ -74,6 +77,12 @@ class Command:
         return describe(self.kind, self.name, self.fingerprint)
 
 
+def _as_runtime_error(error: BaseException) -> RuntimeError:
+    found = RuntimeError("a step raised StopIteration")
+    found.__cause__ = error
+    return found
+
+
 def describe(kind: str, name: str | None, fingerprint: int | None) -> str:
     if kind == "timer":
         return "timer"
@@ -104,6 +113,7 @@ class Machine:
         self.dropped = False
         self.busy = False
         self.outcome: tuple[str, Any] | None = None
+        self._given_up: dict[int, Command] = {}
         self._signals: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Any]] = {}
         self._random: random.Random | None = None
@@ -115,7 +125,7 @@ class Machine:
     ) -> Command:
         """Numbers a step and asks for it. Its `future` gets the answer."""
         if self.dropped:
-            raise InstanceDropped
+            self.raise_dropped()
         seq = self.next_seq
         self.next_seq = seq + 1
         command = Command(seq, "step", name, fingerprint, self.new_future(), step, args, kwargs)
@@ -126,10 +136,10 @@ class Machine:
     def issue_timer(self, due_us: int, future: Any) -> Command:
         """Numbers a timer. `future.set_result(None)` is called when it has fired."""
         if self.dropped:
-            raise InstanceDropped
+            self.raise_dropped()
         seq = self.next_seq
         self.next_seq = seq + 1
-        command = Command(seq, "timer", None, None, future, due_us=due_us)
+        command = Command(seq, "timer", None, None, future, due_us=min(due_us, LATEST_US))
         self.pending[seq] = command
         self.issued.append(command)
         return command
@@ -139,6 +149,8 @@ class Machine:
         if self.pending.pop(command.seq, None) is None:
             return
         command.cancelled = True
+        if self.replaying:
+            self._given_up[command.seq] = command
         if command.kind == "step":
             self.cancelled.append(command)
 
@@ -150,7 +162,11 @@ class Machine:
         return False, None
 
     def add_waiter(self, name: str, future: Any) -> None:
-        self._waiters.setdefault(name, deque()).append(future)
+        """Gives the future the next signal of this name that nobody waits for before it."""
+        waiters = self._waiters.setdefault(name, deque())
+        while waiters and waiters[0].done():  # timed out: a loop of such waits must not grow
+            waiters.popleft()
+        waiters.append(future)
 
     @property
     def random(self) -> random.Random:
@@ -179,6 +195,8 @@ class Machine:
             if error is None:
                 future.set_result(value)
             else:
+                if isinstance(error, StopIteration):  # no future takes it
+                    error = _as_runtime_error(error)
                 future.set_exception(error)
         self.burst()
 
@@ -213,9 +231,16 @@ class Machine:
         """
         command = self.pending.get(seq)
         if command is None:
-            if seq < self.next_seq:
+            given_up = self._given_up.pop(seq, None)
+            if given_up is not None and (given_up.kind, given_up.name, given_up.fingerprint) != (
+                kind,
+                name,
+                fingerprint,
+            ):
+                found = f"{given_up}, and it no longer waits for that"
+            elif seq < self.next_seq:
                 return  # issued, and cancelled or answered since: the live run met the event in the same way
-            if self.outcome is not None:
+            elif self.outcome is not None:
                 found = f"nothing: the workflow has ended ({self.outcome[0]})"
             else:
                 others = ", ".join(f"#{c.seq} {c}" for c in list(self.pending.values())[:3])
@@ -255,6 +280,10 @@ class Machine:
     def drop(self) -> None:
         """Takes the instance out of memory; its code is unwound and can do nothing more."""
         self.dropped = True
+
+    def raise_dropped(self) -> NoReturn:
+        """What the code of a dropped instance gets for asking for anything."""
+        raise InstanceDropped
 
     def burst(self) -> None:
         """Runs the code until it is idle."""

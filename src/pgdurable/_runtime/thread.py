@@ -7,14 +7,18 @@ thread runs, `busy` is true and the owner leaves the machine alone; when the thr
 
 from __future__ import annotations
 
+import logging
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NoReturn
 
 from pgdurable._runtime.current import bind_thread
 from pgdurable._runtime.machine import InstanceDropped, Machine
+from pgdurable._runtime.unwind import MOST_THROWS
 
 __all__ = ["Slot", "ThreadMachine"]
+
+logger = logging.getLogger("pgdurable.workflow")
 
 
 class Slot:
@@ -66,11 +70,16 @@ class ThreadMachine(Machine):
         self._on_idle = on_idle
         self._turn = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
+        self._dropped_raises = 0
 
     def start(self) -> None:
         self.busy = True
         self._thread = threading.Thread(target=self._run, name=f"workflow {self.label}", daemon=True)
-        self._thread.start()
+        try:
+            self._thread.start()
+        except BaseException:
+            self.busy = False
+            raise
 
     def new_future(self) -> Slot:
         return Slot()
@@ -88,16 +97,33 @@ class ThreadMachine(Machine):
     def wait_any(self) -> None:
         """Blocks the workflow's code until the next event has been delivered."""
         if not self.dropped:
-            self.busy = False
-            self._on_idle()
+            self._tell_idle()
             self._turn.acquire()
         if self.dropped:
-            raise InstanceDropped
+            self.raise_dropped()
 
     def drop(self) -> None:
         super().drop()
         self.pending.clear()
         self._turn.release()
+
+    def raise_dropped(self) -> NoReturn:
+        self._dropped_raises += 1
+        if self._dropped_raises > MOST_THROWS and threading.current_thread() is self._thread:
+            logger.error(
+                "%s: code does not end when its instance leaves memory: it catches every exception", self.label
+            )
+            while True:  # it would only spin; a daemon thread that waits costs next to nothing
+                self._turn.acquire()
+        raise InstanceDropped
+
+    def _tell_idle(self) -> None:
+        self.busy = False
+        try:
+            self._on_idle()
+        except RuntimeError:  # the owner's event loop is closed: it dropped us meanwhile
+            if not self.dropped:
+                raise
 
     def _run(self) -> None:
         bind_thread(self)
@@ -111,5 +137,5 @@ class ThreadMachine(Machine):
             self.outcome = ("failed", error)
         finally:
             bind_thread(None)
-        self.busy = False
-        self._on_idle()
+        if not self.dropped:
+            self._tell_idle()
