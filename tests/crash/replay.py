@@ -1,0 +1,106 @@
+"""Replays a finished instance's recorded history through its workflow's code, with no database and no engine."""
+
+from __future__ import annotations
+
+import json
+import threading
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+from pgdurable._engine.steps import replayed_answer
+from pgdurable._runtime.loop import AsyncMachine
+from pgdurable._runtime.machine import Machine
+from pgdurable._runtime.thread import ThreadMachine
+from pgdurable.codec import decode_stored, encode
+from pgdurable.workflow import Workflow
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
+_MICROSECOND = timedelta(microseconds=1)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of `history`; payload and error are JSON texts."""
+
+    event_id: int
+    kind: str
+    seq: int | None
+    name: str | None
+    attempt: int | None
+    fingerprint: int | None
+    payload: str | None
+    error: str | None
+    recorded_at: datetime
+
+    @property
+    def at_us(self) -> int:
+        return to_us(self.recorded_at)
+
+
+@dataclass
+class Replayed:
+    """What came out of a replay. `timers`: by command, when it was asked for and when it was due, in microseconds."""
+
+    status: str = "running"
+    output: Any = None
+    error: dict[str, Any] | None = None
+    timers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+def to_us(at: datetime) -> int:
+    return (at - _EPOCH) // _MICROSECOND
+
+
+def replay(
+    definition: Workflow[Any, Any], instance_id: uuid.UUID, started_at: datetime, input: str, history: Sequence[Row]
+) -> Replayed:
+    """Raises NonDeterminismError where the code now differs from the history."""
+    args, kwargs = definition.signature.load_input(input)
+    idle = threading.Semaphore(0)
+    title = f"workflow {definition.name}"
+    common = (str(instance_id), title, instance_id.bytes, to_us(started_at), lambda: definition.fn(*args, **kwargs))
+    machine: Machine
+    machine = AsyncMachine(*common) if definition.is_async else ThreadMachine(*common, idle.release)
+    machine.replaying = True
+    result = Replayed()
+
+    def settle() -> None:
+        if not definition.is_async:
+            while machine.busy:
+                assert idle.acquire(timeout=30), f"{title}: its thread neither waits nor ends"
+        issued, _ = machine.drain()
+        for command in issued:
+            if command.kind == "timer":
+                result.timers[command.seq] = (machine.now_us, command.due_us)
+
+    try:
+        machine.start()
+        settle()
+        for row in history:
+            if row.kind in ("step", "timer"):
+                assert row.seq is not None
+                machine.expect(row.event_id, row.seq, row.kind, row.name, row.fingerprint)
+            if row.kind == "step":
+                command = machine.pending.get(row.seq)
+                step = command.step if command else None
+                answer = replayed_answer(step, row.name, row.attempt, row.payload, row.error, str(row.name))
+                machine.answer(row.seq, *answer, row.at_us)
+            elif row.kind == "timer":
+                machine.fire(row.seq, row.at_us)
+            elif row.kind == "signal":
+                machine.signal(row.name, decode_stored(row.payload), row.at_us)
+            settle()
+    finally:
+        outcome = machine.outcome
+        machine.drop()
+    if outcome is not None:
+        status, value = outcome
+        result.status = status
+        if status == "completed":
+            result.output = json.loads(encode(value, what="result"))
+        else:
+            result.error = {"type": type(value).__name__, "message": str(value)}
+    return result
