@@ -153,7 +153,7 @@ async def test_now_is_the_database_time_of_the_event_and_costs_no_row(ns: Namesp
         await h.signal("go")
         result = await h.result(timeout=20)
         assert [kind for (kind,) in ns.history(h, "kind") if kind != "signal"] == ["step", "timer"]
-        at = {kind: when for kind, when in ns.history(h, "kind, recorded_at")}
+        at = dict(ns.history(h, "kind, recorded_at"))
         begun = await h.describe()
 
     def iso(moment: datetime) -> str:
@@ -186,6 +186,17 @@ async def test_time_and_chance_are_the_same_in_replay(ns: Namespace) -> None:
         async with ns.client() as client:
             await client.signal(h.id, "go")
             result = await (await client.get(h.id)).result(timeout=20)
+    assert seen[0] == seen[1] == result[:-1]
+
+
+@pytest.mark.xfail(strict=True, reason="claim() gives a parked instance that was never claimed before a new start time")
+async def test_time_and_chance_are_the_same_after_parking(ns: Namespace) -> None:
+    seen.clear()
+    async with ns.engine(times, park_after=0.05) as engine:
+        h = await engine.start(times)
+        await status_is(h, "waiting")
+        await h.signal("go")
+        result = await h.result(timeout=20)
     assert seen[0] == seen[1] == result[:-1]
 
 

@@ -402,7 +402,7 @@ async def test_a_wait_between_attempts_survives_the_engine(ns: Namespace) -> Non
     assert tries[1] - tries[0] < 10
 
 
-# --- timeouts ----------------------------------------------------------------------------------------------------------
+# --- timeouts ----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -429,8 +429,7 @@ async def test_a_step_over_its_timeout_fails_and_the_workflow_may_catch_it(ns: N
         try:
             await step()
         except TimeoutError as error:
-            assert isinstance(error, pgd.StepTimeout)
-            return [error.step, error.attempt, str(error)]
+            return [error.step, error.attempt, str(error)] if type(error) is pgd.StepTimeout else [error]
         return []
 
     async with ns.engine(impatient) as engine:
@@ -481,7 +480,7 @@ async def test_a_step_the_workflow_no_longer_waits_for_is_cancelled(ns: Namespac
     assert ns.history(h, "kind") == [("timer",)]
 
 
-# --- errors --------------------------------------------------------------------------------------------------------------
+# --- errors ------------------------------------------------------------------------------------------------------
 
 
 class OutOfStock(Exception):

@@ -61,9 +61,9 @@ async def test_a_def_transaction_runs_in_a_thread_with_a_blocking_connection(ns:
         h = await engine.start(in_threads, 5)
         assert await h.result(timeout=20) == list("01234")
     assert ns.entries() == list("01234")
-    assert ns.sql("select xmin::text from @.ledger order by entry") == [
-        row for row in ns.sql("select xmin::text from @.history order by payload #>> '{}'")
-    ]
+    assert ns.sql("select xmin::text from @.ledger order by entry") == ns.sql(
+        "select xmin::text from @.history order by payload #>> '{}'"
+    )
 
 
 async def test_a_failed_attempt_rolls_back_and_the_next_takes_effect_once(ns: Namespace) -> None:
