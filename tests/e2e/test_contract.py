@@ -82,7 +82,7 @@ async def test_an_engine_migrates_when_asked_to(dsn: str, schema: str) -> None:
         assert await (await engine.start(bound, 1)).result(timeout=20) == [1, 2, [], 3, {}]
 
 
-# --- arguments ---------------------------------------------------------------------------------------------------
+# --- arguments ----------------------------------------------------------------------------------------------------
 
 
 @pgd.workflow
@@ -123,7 +123,7 @@ async def test_the_options_of_start_do_not_shadow_parameters_of_the_same_name(ns
         assert (h.id, await h.result(timeout=20)) == ("theirs", "mine 3 q")
 
 
-# --- time and chance -----------------------------------------------------------------------------------------------
+# --- time and chance ----------------------------------------------------------------------------------------------
 
 
 @pgd.step

@@ -20,7 +20,7 @@ async def nothing() -> None:
     pass
 
 
-# --- signals -----------------------------------------------------------------------------------------------------
+# --- signals ------------------------------------------------------------------------------------------------------
 
 
 @pgd.workflow
@@ -147,7 +147,7 @@ async def test_signals_of_an_open_transaction_arrive_when_it_commits(ns: Namespa
         assert await h.result(timeout=20) == ["committed first", "open"]
 
 
-# --- timers ------------------------------------------------------------------------------------------------------------
+# --- timers -------------------------------------------------------------------------------------------------------
 
 
 async def test_timers_never_fire_early_by_the_database_s_clock(ns: Namespace) -> None:
@@ -253,7 +253,7 @@ async def test_timeouts_and_task_groups(ns: Namespace) -> None:
             async with asyncio.TaskGroup() as group:
                 sleeper = group.create_task(asyncio.sleep(60))
                 group.create_task(fail())
-        except BaseExceptionGroup as errors:
+        except BaseExceptionGroup as errors:  # noqa: F821
             log += [repr(errors.exceptions[0]), sleeper.cancelled()]
         return log
 
@@ -262,7 +262,7 @@ async def test_timeouts_and_task_groups(ns: Namespace) -> None:
         assert await h.result(timeout=20) == ["timeout", 2, 1, "LookupError('one of them')", True]
 
 
-# --- parking ---------------------------------------------------------------------------------------------------------------
+# --- parking ------------------------------------------------------------------------------------------------------
 
 
 replays: list[str] = []
@@ -362,5 +362,5 @@ async def test_a_client_sees_what_waits(ns: Namespace) -> None:
         await status_is(h, "waiting")
         info = await h.describe()
         assert (info.status, info.owner, info.wake_at) == ("waiting", None, None)
-        with pytest.raises(TimeoutError, match="has not ended within 0.05 s"):
+        with pytest.raises(TimeoutError, match=r"has not ended within 0\.05 s"):
             await h.result(timeout=0.05)

@@ -24,7 +24,7 @@ FAST = pgd.Retry(max_attempts=3, initial=0.01, multiplier=1.0, jitter=0.0)
 ONCE = pgd.Retry(max_attempts=1)
 
 
-# --- outside workflows -------------------------------------------------------------------------------------------
+# --- outside workflows --------------------------------------------------------------------------------------------
 
 
 @pgd.step
@@ -65,7 +65,7 @@ async def test_a_step_called_in_another_step_is_the_plain_function(ns: Namespace
         assert ns.history(h, "name") == [("outer",)]
 
 
-# --- values --------------------------------------------------------------------------------------------------------
+# --- values -------------------------------------------------------------------------------------------------------
 
 
 class Colour(enum.Enum):
@@ -196,7 +196,7 @@ async def test_thousands_of_parallel_steps_each_get_their_own_result(ns: Namespa
     assert metrics["flushes"] < 1000
 
 
-# --- retries ---------------------------------------------------------------------------------------------------------
+# --- retries ------------------------------------------------------------------------------------------------------
 
 
 async def test_failed_attempts_are_recorded_and_wait_longer_each_time(ns: Namespace) -> None:
@@ -402,7 +402,7 @@ async def test_a_wait_between_attempts_survives_the_engine(ns: Namespace) -> Non
     assert tries[1] - tries[0] < 10
 
 
-# --- timeouts ----------------------------------------------------------------------------------------------------
+# --- timeouts -----------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("in_thread", [False, True])
@@ -480,7 +480,7 @@ async def test_a_step_the_workflow_no_longer_waits_for_is_cancelled(ns: Namespac
     assert ns.history(h, "kind") == [("timer",)]
 
 
-# --- errors ------------------------------------------------------------------------------------------------------
+# --- errors -------------------------------------------------------------------------------------------------------
 
 
 class OutOfStock(Exception):
