@@ -1,0 +1,81 @@
+-- What `pgdurable doctor` and `pgdurable show` ask. Reads only.
+--
+-- A worker lives when it has not ended and its lease has not run out, by the database's clock.
+
+-- name: clock
+select clock_timestamp() as now
+
+-- name: server
+select current_setting('server_version_num')::int as version_num, current_setting('server_version') as version,
+       pg_is_in_recovery() as in_recovery,
+       current_setting('default_transaction_read_only')::boolean as read_only,
+       current_setting('fsync')::boolean as fsync,
+       current_setting('synchronous_commit') as synchronous_commit,
+       current_setting('full_page_writes')::boolean as full_page_writes,
+       current_setting('autovacuum')::boolean and current_setting('track_counts')::boolean as autovacuum,
+       current_setting('max_connections')::int - current_setting('superuser_reserved_connections')::int as slots,
+       -- Not pg_stat_activity, which hides from a plain role what the sessions of others are.
+       (select sum(numbackends)::int from pg_stat_database) as connections,
+       current_user as role
+
+-- name: privileges
+select t.name, t.privilege
+  from (values ('workflows', 'insert'), ('instances', 'insert'), ('instances', 'update'), ('instance_keys', 'insert'),
+               ('history', 'insert'), ('history', 'select'), ('events', 'insert'), ('events', 'delete'),
+               ('workers', 'insert'), ('workers', 'update')) as t (name, privilege)
+ where not has_table_privilege('@extschema@.' || t.name, t.privilege)
+
+-- name: status_counts
+select status, count(*) as instances from @extschema@.instances group by status
+
+-- name: troubled_counts
+select status, count(*) as instances
+  from @extschema@.instances
+ where status in ('paused', 'failed', 'cancelled', 'timed_out')
+ group by status
+
+-- name: workers
+select w.id, w.name, w.state, w.workflows, w.started_at, w.ended_at, w.lease_until,
+       extract(epoch from w.lease_until - now())::float8 as lease_left,
+       w.state in ('alive', 'draining') and w.lease_until > now() as living
+  from @extschema@.workers w
+ where w.state in ('alive', 'draining')
+ order by w.id
+
+-- name: worker
+select w.id, w.name, w.state, w.ended_at, w.lease_until,
+       w.state in ('alive', 'draining') and w.lease_until > now() as living
+  from @extschema@.workers w
+ where w.id = %s
+
+-- name: capable_workers
+select w.id, w.name
+  from @extschema@.workers w
+ where w.state in ('alive', 'draining') and w.lease_until > now()
+   and exists (select from jsonb_array_elements(w.workflows) as has (entry)
+                where has.entry ->> 'name' = %s::text
+                  and (%s::text is null or has.entry ->> 'version' = %s::text))
+ order by w.id
+
+-- name: orphans
+select i.workflow, i.version, count(*) as instances, min(w.name) as worker,
+       exists (select from @extschema@.workers v, jsonb_array_elements(v.workflows) as has (entry)
+                where v.state in ('alive', 'draining') and v.lease_until > now()
+                  and has.entry ->> 'name' = i.workflow
+                  and (i.version is null or has.entry ->> 'version' = i.version)) as rescued
+  from @extschema@.instances i
+  left join @extschema@.workers w on w.id = i.owner
+ where i.owner is not null
+   and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
+   and not coalesce(w.state in ('alive', 'draining') and w.lease_until > now(), false)
+ group by i.workflow, i.version
+ order by count(*) desc
+ limit 20
+
+-- name: old_events
+select count(*) as events, count(distinct e.instance_id) as instances,
+       extract(epoch from now() - min(e.created_at))::float8 as oldest
+  from @extschema@.events e
+  join @extschema@.instances i on i.id = e.instance_id
+ where e.created_at < now() - interval '1 minute'
+   and i.status not in ('completed', 'failed', 'cancelled', 'timed_out')

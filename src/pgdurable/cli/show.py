@@ -1,0 +1,51 @@
+"""`show`: one instance with its history, and why it does not go on."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from pgdurable.cli import story
+from pgdurable.cli.options import Dsn, Schema, target
+from pgdurable.cli.reasons import gather_facts, reasons
+from pgdurable.cli.text import one_line_json, screen
+from pgdurable.codec import decode_stored
+
+__all__ = ["show"]
+
+
+def show(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(help="The instance's id.", show_default=False)],
+    full: Annotated[bool, typer.Option("--full", help="Values and tracebacks in full.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object: the state, history, events, reasons.")] = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+) -> None:
+    """Show an instance: its state, its history, and what it waits for."""
+    where = target(ctx, dsn, schema)
+    with where.client() as client:
+        handle = client.get(id)
+        info = handle.describe()
+        history = list(handle.history())
+    with where.session() as session:
+        facts = gather_facts(session, info)
+    said = reasons(where, info, history, facts)
+    if json:
+        events = [
+            {**event, "payload": None if event["payload"] is None else decode_stored(event["payload"])}
+            for event in facts.events
+        ]
+        state = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
+        entries = [dataclasses.asdict(entry) for entry in history]
+        typer.echo(one_line_json({**state, "history": entries, "events": events, "reasons": said}))
+        return
+    out = screen()
+    out.print(story.header(info, facts, full=full))
+    story.print_section(out, "history", story.history_table(history, full=full, width=out.width))
+    if facts.events:
+        story.print_section(out, "not yet delivered", story.waiting_events(facts.events, facts.now, full=full))
+    if said:
+        story.print_section(out, "why it waits" if info.status != "running" else "now", story.why(said))

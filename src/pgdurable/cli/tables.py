@@ -1,0 +1,65 @@
+"""`migrate` and `uninstall`: the schema comes and goes."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from pgdurable._engine.connections import server_of
+from pgdurable._store import migrations
+from pgdurable.cli.options import Dsn, Schema, Target, target
+from pgdurable.cli.text import screen
+
+__all__ = ["migrate", "uninstall"]
+
+
+def migrate(ctx: typer.Context, dsn: Dsn = None, schema: Schema = None) -> None:
+    """Create the schema, or bring it up to date. Safe to run at any time, by many at once."""
+    where = target(ctx, dsn, schema)
+    report = migrations.migrate(where.dsn, where.schema)
+    out = screen()
+    place = f"schema {report.schema} at {server_of(where.dsn)}"
+    if report.before is None:
+        out.print(f"created {place}, version {report.after}")
+    elif report.before != report.after:
+        out.print(f"migrated {place} from version {report.before} to {report.after}")
+    elif report.changed:
+        out.print(f"renewed the functions and views of {place}, version {report.after}")
+    else:
+        out.print(f"{place} is up to date, version {report.after}")
+    for name in report.applied:
+        out.print(f"  applied {name}")
+
+
+def uninstall(
+    ctx: typer.Context,
+    dsn: Dsn = None,
+    schema: Schema = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Drop the schema with every instance and all history in it."""
+    where = target(ctx, dsn, schema)
+    if not yes:
+        _announce(where)
+        if not typer.confirm(f"Drop schema {where.schema} at {server_of(where.dsn)}?"):
+            screen().print("nothing was changed")
+            raise typer.Exit(1)
+    if migrations.uninstall(where.dsn, where.schema):
+        screen().print(f"dropped schema {where.schema}")
+    else:
+        screen().print(f"there is no schema {where.schema}: nothing to drop")
+
+
+def _announce(where: Target) -> None:
+    """Says what would be lost."""
+    out = screen()
+    with where.session() as session:
+        if migrations.current_version(session.conn, where.schema) is None:
+            return
+        counts = {row["status"]: row["instances"] for row in session.rows("status_counts")}
+        unfinished = sum(counts.get(s, 0) for s in ("pending", "running", "waiting", "paused"))
+        out.print(f"schema {where.schema} holds {sum(counts.values())} instances, {unfinished} of them not finished")
+        living = [row for row in session.rows("workers") if row["living"]]
+        if living:
+            out.print(f"{len(living)} living workers use it: " + ", ".join(row["name"] for row in living))

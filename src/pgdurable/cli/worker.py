@@ -1,0 +1,205 @@
+"""`worker`: runs the workflows of a module until a signal says stop."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from enum import Enum
+from typing import Annotated, Any
+
+import typer
+from rich.text import Text
+
+from pgdurable._engine.connections import server_of
+from pgdurable.cli.loading import load_module, load_options
+from pgdurable.cli.options import Dsn, Schema, Target, target
+from pgdurable.cli.text import clean, screen, span
+from pgdurable.engine import Engine
+from pgdurable.errors import PgDurableError
+from pgdurable.workflow import Registry, registry
+
+__all__ = ["worker"]
+
+_REPORT_EVERY_S = 5.0
+
+
+class LogLevel(str, Enum):
+    """How much the worker tells on stderr."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+def worker(
+    ctx: typer.Context,
+    module: Annotated[
+        str,
+        typer.Argument(
+            metavar="MODULE[:VARIABLE]",
+            help="The module whose import registers the workflows; VARIABLE names a dict of Engine options in it.",
+            show_default=False,
+        ),
+    ],
+    drain: Annotated[
+        float, typer.Option("--drain", min=0, help="Seconds that running steps get to finish when it stops.")
+    ] = 30.0,
+    log_level: Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False)] = LogLevel.INFO,
+    dsn: Dsn = None,
+    schema: Schema = None,
+) -> None:
+    """Run workflows until SIGTERM or Ctrl-C: the first stops after the running steps, the second at once."""
+    _log_to_stderr(log_level.value)
+    name, colon, variable = module.partition(":")
+    loaded = load_module(name)
+    options = load_options(loaded, variable) if colon else {}
+    where = _where(ctx, dsn, schema, options)
+    found = registry if options.get("workflows") is None else Registry(options["workflows"])
+    if not len(found):
+        raise PgDurableError(
+            f"module {name} registers no workflow",
+            hint="Decorate a function with @pgdurable.workflow in it, or name the module that imports those that do.",
+        )
+    code = asyncio.run(_Worker(name, where, options, found, drain).run())
+    _leave(code)
+
+
+def _where(ctx: typer.Context, dsn: str | None, schema: str | None, options: dict[str, Any]) -> Target:
+    """The command line first, then the module's options, then the environment. Takes both out of `options`."""
+    in_module = options.pop("dsn", None), options.pop("schema", None)
+    given = target(ctx, dsn, schema)
+    return target(ctx, given.given_dsn or in_module[0], given.given_schema or in_module[1])
+
+
+def _log_to_stderr(level: str) -> None:
+    logging.basicConfig(
+        level=level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s", stream=sys.stderr
+    )
+    if level != "debug":
+        logging.getLogger("psycopg").setLevel(logging.WARNING)
+
+
+class _Worker:
+    """One engine between its start and its stop."""
+
+    def __init__(self, module: str, where: Target, options: dict[str, Any], found: Registry, drain: float) -> None:
+        self.module = module
+        self.where = where
+        self.options = options
+        self.found = found
+        self.drain = drain
+        self.signals: asyncio.Queue[int] = asyncio.Queue()
+
+    async def run(self) -> int:
+        """Returns the exit code: 0 after a graceful stop, 128 + the signal's number when told to stop at once."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, self.signals.put_nowait, number)
+        try:
+            engine = Engine(self.where.dsn, schema=self.where.schema, **self.options)
+        except (TypeError, ValueError) as error:
+            raise PgDurableError(f"the Engine options of {self.module} do not fit: {error}") from error
+        opening = loop.create_task(engine.open())
+        if await self._signal_before(opening) is not None:
+            opening.cancel()
+            await asyncio.gather(opening, return_exceptions=True)
+            await engine.close()
+            return 0
+        await opening
+        self._announce()
+        await self.signals.get()
+        return await self._stop(engine)
+
+    async def _signal_before(self, task: asyncio.Task[Any]) -> int | None:
+        """The number of the signal that comes before the task is done, or None."""
+        signalled = asyncio.get_running_loop().create_task(self.signals.get())
+        await asyncio.wait({task, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if signalled.done():
+            return signalled.result()
+        signalled.cancel()
+        return None
+
+    def _announce(self) -> None:
+        out = screen()
+        for definition in self.found:
+            out.print(f"workflow {clean(definition.name)} version {clean(definition.version)}")
+        out.print(
+            f"worker of {self.module} runs at {server_of(self.where.dsn)}, schema {self.where.schema} "
+            f"(process {os.getpid()}; Ctrl-C stops it)"
+        )
+
+    async def _stop(self, engine: Engine) -> int:
+        say = _printer()
+        say("stops after the running steps; again to stop at once")
+        loop = asyncio.get_running_loop()
+        report = loop.create_task(self._report(engine, say))
+        stopping = loop.create_task(engine.stop(drain=self.drain))
+        number = await self._signal_before(stopping)
+        report.cancel()
+        if number is None:
+            await stopping
+            await engine.close()
+            say("stopped")
+            return 0
+        say("stops at once; what was running is done again by another worker")
+        for other in (signal.SIGINT, signal.SIGTERM):
+            loop.remove_signal_handler(other)
+            signal.signal(other, signal.SIG_DFL)  # a third signal does not even wait for the goodbye
+        stopping.cancel()
+        await asyncio.gather(stopping, return_exceptions=True)
+        await engine.close()
+        return 128 + number
+
+    async def _report(self, engine: Engine, say: Callable[[str], None]) -> None:
+        """Says what the stop waits for, at once and every few seconds."""
+        began = time.monotonic()
+        while True:
+            steps = running_steps(engine)
+            if steps:
+                left = max(self.drain - (time.monotonic() - began), 0.0)
+                say(f"waits for {len(steps)} running {'step' if len(steps) == 1 else 'steps'}, {span(left)} at most:")
+                for line in steps[:10]:
+                    say(f"  {line}")
+                if len(steps) > 10:
+                    say(f"  and {len(steps) - 10} more")
+            await asyncio.sleep(_REPORT_EVERY_S)
+
+
+def running_steps(engine: Engine) -> list[str]:
+    """What the engine executes right now, one line per step."""
+    host = engine._host
+    if host is None:
+        return []
+    now = time.perf_counter()
+    return [
+        f"{hosted.label}: step {run.command.name}, attempt {run.attempt}, for {span(now - run.started)}"
+        for hosted in list(host.instances.values())
+        for run in hosted.steps.values()
+        if run.task is not None
+    ]
+
+
+def _printer() -> Callable[[str], None]:
+    out = screen(stderr=True)
+    return lambda text: out.print(Text(clean(text)))
+
+
+def _leave(code: int) -> None:
+    """Ends the process; does not wait for steps in threads that outlived the stop, which Python would do."""
+    deadline = time.monotonic() + (2.0 if code == 0 else 0.0)
+    for thread in threading.enumerate():
+        if thread.name.startswith("pgdurable"):
+            thread.join(max(deadline - time.monotonic(), 0.0))
+            if thread.is_alive():
+                logging.shutdown()
+                sys.stdout.flush()
+                sys.stderr.flush()
+                os._exit(code)
+    raise typer.Exit(code)
