@@ -23,11 +23,11 @@ from .processes import Workers
 
 NEXT = """\
 [bold]Where to look next[/]
-  examples/orders/workflows.py    everything that made this work: some hundred lines of plain Python
-  examples/README.md              how to run it on your own PostgreSQL, and how to look into its tables
-  README.md                       how to write your own\
+  examples/orders/workflows.py  all it takes: some hundred lines of plain Python
+  examples/README.md            on your own PostgreSQL; looking into the tables
+  README.md                     how to write your own\
 """
-KEPT = "The database is kept in {path}: --keep {path} again goes on with it, with --check it only counts again."
+KEPT = "The database is kept in {path}: --keep with it goes on there, --check besides only counts again."
 
 
 def arguments() -> argparse.Namespace:

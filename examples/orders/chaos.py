@@ -24,7 +24,7 @@ from .processes import Worker, Workers
 from .shop import Order
 from .workflows import order as order_workflow
 
-WAVE_S = 4.0
+WAVE_S = 4.0  # how long one wave lasts; with few orders shorter
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 
 
@@ -134,7 +134,7 @@ class Run:
             await self._during(self._wave(client, waves[2]), self._kill_worker)
             self._doing = f"worker {len(self._workers.all)} runs"
             await self._wave(client, waves[3])
-        self._doing = "the last orders are delivered"
+        self._doing = "last deliveries"
         await self._until(
             "select not exists (select from durable.instances where workflow = 'order' and not status = any(%s))",
             (list(ENDED),),
@@ -167,12 +167,13 @@ class Run:
         self._show.says(f"{len(orders):,} orders imported with start_many, in {took:,.0f} ms")
 
     async def _wave(self, client: pgd.Client, orders: list[Order]) -> None:
-        """Orders as they come in, one by one, over WAVE_S seconds."""
+        """Orders as they come in, one by one, over some seconds."""
         began = time.monotonic()
+        wave_s = min(WAVE_S, 0.5 + len(self._orders) / 1000)
         starting: set[asyncio.Task[None]] = set()
         try:
             for place, order in enumerate(orders):
-                await asyncio.sleep(max(began + WAVE_S * place / len(orders) - time.monotonic(), 0))
+                await asyncio.sleep(max(began + wave_s * place / len(orders) - time.monotonic(), 0))
                 starting.add(asyncio.create_task(self._start(client, order)))
                 if place >= len(orders) // 2:
                     self._wave_news.set()
@@ -219,7 +220,7 @@ class Run:
         killed_at = await self._sql.one("select clock_timestamp()")
         self._show.says(f"worker {number} killed (SIGKILL) with {len(held):,} orders in its hands", "bold red")
         new = self._workers.start()
-        self._doing = f"worker {number} is dead, worker {number + 1} (process {new.pid}) starts"
+        self._doing = f"worker {number + 1} takes over"
         self._show.says(f"worker {number + 1} started (process {new.pid})")
         # Until nothing that is not finished belongs to the dead worker.
         await self._until(
@@ -241,7 +242,8 @@ class Run:
         )
         self._recovered(
             f"worker {number} killed, {len(held):,} orders in hand",
-            f"first goes on after {first_s:.1f} s, all after {all_s:.1f} s",
+            f"first went on after {first_s:.1f} s",
+            f"all had a new worker after {all_s:.1f} s",
         )
 
     async def _crash_database(self) -> None:
@@ -252,7 +254,7 @@ class Run:
         began = time.monotonic()
         killed_at = await self._sql.one("select clock_timestamp()")
         await asyncio.to_thread(self._server.crash)
-        self._doing = "the database is down"
+        self._doing = "database is down"
         self._show.says("database crashed (immediate shutdown, no checkpoint)", "bold red")
         await asyncio.to_thread(self._server.start)
         up_s = time.monotonic() - began
@@ -262,12 +264,12 @@ class Run:
             " where recorded_at > pg_postmaster_start_time()",
             (killed_at,),
         )
-        self._recovered("database crashed", f"up after {up_s:.1f} s, orders go on after {first_s:.1f} s")
+        self._recovered("database crashed", f"up after {up_s:.1f} s", f"first order went on after {first_s:.1f} s")
 
-    def _recovered(self, what: str, how: str) -> None:
-        self.recoveries.append((what, how))
+    def _recovered(self, what: str, *how: str) -> None:
+        self.recoveries += [(what, how[0]), *(("", more) for more in how[1:])]
         self._doing = f"worker {len(self._workers.all)} runs"
-        self._show.says(f"recovered: {how}", "bold green")
+        self._show.says(f"recovered: {', '.join(how)}", "bold green")
 
     async def _wait_for_work(self, worker: Worker) -> int:
         """Waits until the worker has unfinished orders in its hands. Returns its id in the database."""

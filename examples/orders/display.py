@@ -9,14 +9,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 from rich.text import Text
 
-INTRO = """\
-[bold]A shop takes {orders:,} orders. Each debits an account, may wait for a person's approval, takes goods off a shelf,
-talks to two unreliable services at once, waits for the delivery, and says thank you.[/]
-
-That is plain Python: [cyan]examples/orders/workflows.py[/], some hundred lines with no queue, no state table and no
-recovery code. While it runs, this demo kills the process that runs it (SIGKILL, twice){crash}.
-Then it counts the money: every account, every shelf, every order.
-"""
+INTRO = (
+    "[bold]A shop takes {orders:,} orders. Each debits an account, may wait for a person's approval, takes goods off a"
+    " shelf, talks to two unreliable services at once, waits for the delivery, and says thank you.[/]\n\n"
+    "That is plain Python: [cyan]examples/orders/workflows.py[/], some hundred lines with no queue, no state table and"
+    " no recovery code. While it runs, this demo kills the process that runs it (SIGKILL, twice){crash}. Then it counts"
+    " the money: every account, every shelf, every order.\n"
+)
 PLAIN_EVERY_S = 2.0
 
 
@@ -39,7 +38,7 @@ class Display:
         self._bar: TaskID | None = None
         if self.live:
             self._progress = Progress(
-                TimeElapsedColumn(), TextColumn("[bold]orders"), BarColumn(bar_width=20),
+                TimeElapsedColumn(), TextColumn("[bold]orders"), BarColumn(bar_width=15),
                 TextColumn("{task.completed:,.0f}/{task.total:,.0f}"),
                 TextColumn("[green]{task.fields[rate]:,.0f} steps/s"), TextColumn("{task.fields[doing]}"),
                 console=self.console, transient=True,
