@@ -25,6 +25,8 @@ __all__ = ["AttemptRecord", "StepRun"]
 
 logger = logging.getLogger("pgdurable.steps")
 
+_AGAIN_AFTER_S = 1.0
+
 
 class StepRun:
     """One step under way. `committed` and `refused` are the journal's answer to its checkpoint."""
@@ -84,11 +86,13 @@ class StepRun:
     async def _run_async(self) -> None:
         command = self.command
         try:
-            self._ended(await command.step.fn(*command.args, **(command.kwargs or {})), None)
+            value = await command.step.fn(*command.args, **(command.kwargs or {}))
         except BaseException as error:
             self._ended(None, error)
-            if isinstance(error, (KeyboardInterrupt, SystemExit)):
+            if isinstance(error, KeyboardInterrupt):
                 raise
+        else:
+            self._ended(value, None)
 
     async def _run_thread(self) -> None:
         command = self.command
@@ -98,7 +102,7 @@ class StepRun:
             future = host.loop.run_in_executor(
                 host.threads, lambda: call(command.step.fn, *command.args, **(command.kwargs or {}))
             )
-            self._ended(await future, None)
+            value = await future
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 logger.warning(
@@ -106,6 +110,8 @@ class StepRun:
                     self.hosted.label, command.name,
                 )  # fmt: skip
             self._ended(None, error)
+        else:
+            self._ended(value, None)
 
     def _on_timeout(self) -> None:
         self.timer = None
@@ -135,9 +141,29 @@ class StepRun:
             self.timer = None
         return not (self.command.cancelled or self.hosted.closed)
 
+    def interrupted(self, error: BaseException | None) -> bool:
+        """Whether the process was told to stop, or somebody cancelled the task, as asyncio does when its loop ends.
+
+        That is no outcome of the step. Python before 3.11 does not tell it from a CancelledError of the step's own.
+        """
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        if not isinstance(error, asyncio.CancelledError) or self.timed_out or self.command.cancelled:
+            return False
+        cancelling = getattr(self.task, "cancelling", None)
+        return cancelling is None or cancelling() > 0
+
+    def again_later(self) -> None:
+        """The attempt was interrupted: it does not count, and begins anew unless the engine ends meanwhile."""
+        self.start(_AGAIN_AFTER_S)
+
     def _ended(self, value: Any, error: BaseException | None) -> None:
+        interrupted = self.interrupted(error)
         if not self.end_attempt():
             self.hosted.step_gone(self)
+            return
+        if interrupted:
+            self.again_later()
             return
         if error is not None:
             self.failed(error)

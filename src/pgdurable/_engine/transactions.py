@@ -86,6 +86,7 @@ class Transactions:
                 error = caught
             break
         hosted = run.hosted
+        interrupted = run.interrupted(error)
         wanted = run.end_attempt()
         if at_us is not None:
             if probes.armed:
@@ -99,6 +100,8 @@ class Transactions:
             hosted.order_settled(run)
             if not wanted:
                 hosted.step_gone(run)
+            elif interrupted:
+                run.again_later()
             elif isinstance(error, psycopg.Error) and error.sqlstate == "PGD01":
                 self._host.on_fenced()
             elif error is not None:
