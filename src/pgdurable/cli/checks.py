@@ -200,17 +200,15 @@ def _instances(row: dict[str, Any]) -> str:
 
 def _troubled(session: Session, where: Target) -> Iterator[Finding]:
     counts = {row["status"]: row["instances"] for row in session.rows("troubled_counts")}
-    for status, what in (
-        ("paused", "See why with `show`, deploy code that fits, then `resume` them"),
-        ("failed", "See them"),
-        ("timed_out", "See them"),
+    for status, ended, todo in (
+        ("paused", "paused", "`show` says why. Deploy code that fits, then `resume` them. They are in"),
+        ("failed", "failed", "See"),
+        ("timed_out", "ran over the deadline", "See"),
     ):
-        count = counts.get(status, 0)
-        if count:
-            are = "instance is" if count == 1 else "instances are"
-            text = status.replace("_", " ")
-            yield Finding("warning", f"{count} {are} {text}", f"{what}: {where.command('list', '--status', status)}")
-    if not (counts.get("paused") or counts.get("failed") or counts.get("timed_out")):
+        if count := counts.get(status, 0):
+            what = f"{count} {'instance' if count == 1 else 'instances'} {ended}"
+            yield Finding("warning", what, f"{todo}: {where.command('list', '--status', status)}")
+    if not counts.keys() - {"cancelled"}:
         yield Finding("fine", "no instance is paused or failed")
 
 

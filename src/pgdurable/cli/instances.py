@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pgdurable.cli.options import Dsn, Schema, Target, json_argument, target
 from pgdurable.cli.reasons import capable_workers
-from pgdurable.cli.text import clean, clock, one_line_json, screen, span, styled_status
+from pgdurable.cli.text import clean, clock, one_line_json, print_block, screen, span, styled_status
 from pgdurable.client import InstanceInfo
 from pgdurable.errors import InvalidInput, PgDurableError
 
@@ -132,7 +132,7 @@ def list_(
         return
     with where.session() as session:
         now = session.row("clock")["now"]
-    screen().print(_table(instances, now))
+    print_block(screen(), _table(instances, now))
 
 
 _NOT_LOADED = ("input", "output", "error", "labels")

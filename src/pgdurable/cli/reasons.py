@@ -11,7 +11,7 @@ from pgdurable.cli.options import Session, Target
 from pgdurable.cli.text import clock, span
 from pgdurable.client import Entry, InstanceInfo
 
-__all__ = ["Facts", "capable_workers", "gather_facts", "reasons"]
+__all__ = ["ENDED", "Facts", "capable_workers", "gather_facts", "reasons"]
 
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 

@@ -10,7 +10,7 @@ import typer
 from pgdurable.cli import story
 from pgdurable.cli.options import Dsn, Schema, target
 from pgdurable.cli.reasons import gather_facts, reasons
-from pgdurable.cli.text import one_line_json, screen
+from pgdurable.cli.text import one_line_json, print_block, screen
 from pgdurable.codec import decode_stored
 
 __all__ = ["show"]
@@ -43,9 +43,10 @@ def show(
         typer.echo(one_line_json({**state, "history": entries, "events": events, "reasons": said}))
         return
     out = screen()
-    out.print(story.header(info, facts, full=full))
+    print_block(out, story.header(info, facts, full=full))
     story.print_section(out, "history", story.history_table(history, full=full, width=out.width))
     if facts.events:
         story.print_section(out, "not yet delivered", story.waiting_events(facts.events, facts.now, full=full))
     if said:
-        story.print_section(out, "why it waits" if info.status != "running" else "now", story.why(said))
+        runs = facts.owner is not None and facts.owner["living"]
+        story.print_section(out, "now" if runs else "why it waits", story.why(said))

@@ -10,11 +10,11 @@ from rich.console import Console, Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
-from pgdurable.cli.reasons import Facts
-from pgdurable.cli.text import clean, clock, elapsed, one_line_json, shorten, span, styled_status
+from pgdurable.cli.reasons import ENDED, Facts
+from pgdurable.cli.text import clean, clock, elapsed, one_line_json, print_block, shorten, span, styled_status
 from pgdurable.client import Entry, InstanceInfo
 
-__all__ = ["header", "history_table", "waiting_events", "why"]
+__all__ = ["header", "history_table", "print_section", "waiting_events", "why"]
 
 _KIND_STYLE = {"attempt": "red", "timer": "blue", "signal": "magenta", "void": "dim"}
 _SHORT = 100
@@ -72,7 +72,8 @@ def history_table(history: Sequence[Entry], *, full: bool, width: int) -> Render
         table.add_column(no_wrap=True)
     table.add_column(justify="right", no_wrap=True)
     table.add_column(overflow="fold")
-    rows = [_cells(entry, history[0].at, full) for entry in history]
+    # The end's traceback is in the header already.
+    rows = [_cells(entry, history[0].at, full, full and entry.kind not in ENDED) for entry in history]
     # What the other columns leave of the line, so that a value is cut rather than folded.
     taken = sum(
         max((cell.cell_len for cell in column), default=0) + 2 for column in zip(*(r[:5] for r in rows), strict=True)
@@ -85,7 +86,7 @@ def history_table(history: Sequence[Entry], *, full: bool, width: int) -> Render
     return table
 
 
-def _cells(entry: Entry, start: datetime, full: bool) -> list[Text]:
+def _cells(entry: Entry, start: datetime, full: bool, traceback: bool) -> list[Text]:
     failed = entry.error is not None
     style = "red" if failed else _KIND_STYLE.get(entry.kind, "")
     return [
@@ -94,13 +95,13 @@ def _cells(entry: Entry, start: datetime, full: bool) -> list[Text]:
         Text(clean(entry.name or "")),
         Text("" if entry.attempt is None else f"#{entry.attempt}"),
         Text(elapsed(entry.elapsed_ms), style="dim"),
-        _outcome(entry, full),
+        _outcome(entry, full, traceback),
     ]
 
 
-def _outcome(entry: Entry, full: bool) -> Text:
+def _outcome(entry: Entry, full: bool, traceback: bool) -> Text:
     if entry.error is not None:
-        text = Text(error_text(entry.error, full=full, lines=full), style="red")
+        text = Text(error_text(entry.error, full=traceback, lines=traceback), style="red")
         if entry.kind == "attempt":
             wait = float((entry.value or {}).get("retry_in", 0.0))
             text = Text.assemble(f"again after {span(wait)}: ", text)
@@ -154,4 +155,4 @@ def print_section(console: Console, title: str, body: RenderableType) -> None:
     """A titled block, set off by an empty line."""
     console.print()
     console.print(Text(title, style="bold"))
-    console.print(body)
+    print_block(console, body)

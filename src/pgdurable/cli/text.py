@@ -8,7 +8,7 @@ import sys
 from datetime import datetime, timedelta
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.text import Text
 
 from pgdurable.errors import PgDurableError
@@ -19,6 +19,7 @@ __all__ = [
     "clock",
     "elapsed",
     "one_line_json",
+    "print_block",
     "print_error",
     "screen",
     "shorten",
@@ -48,6 +49,17 @@ def screen(*, stderr: bool = False) -> Console:
     stream = sys.stderr if stderr else sys.stdout
     width = None if stream.isatty() else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
+
+
+def print_block(console: Console, block: RenderableType) -> None:
+    """Prints a table or the like; in a pipe without the spaces that fill its last column."""
+    if console.is_terminal:
+        console.print(block)
+        return
+    with console.capture() as capture:
+        console.print(block)
+    for line in capture.get().splitlines():
+        console.out(line.rstrip(), highlight=False)
 
 
 def print_error(error: PgDurableError) -> None:
