@@ -121,7 +121,15 @@ class Run:
 
     async def _story(self) -> None:
         began = time.monotonic()
-        self.began_at = await self._sql.one("select clock_timestamp()")
+        self.began_at, left_over = (
+            await self._sql.rows(
+                "select clock_timestamp(), (select count(*) from durable.instances"
+                " where workflow = 'order' and not status = any(%s))",
+                (list(ENDED),),
+            )
+        )[0]
+        if left_over:
+            self._show.says(f"{left_over:,} orders of an earlier run are unfinished; they go on too")
         self._show.says(f"worker 1 started (process {self._workers.start().pid})")
         half = len(self._orders) // 2
         wave = -(-(len(self._orders) - half) // 4)
