@@ -10,6 +10,7 @@ import tempfile
 from collections import deque
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -17,18 +18,17 @@ ROOT = Path(__file__).resolve().parents[2]
 class Worker:
     """One worker process. Its name is what `durable.workers` calls it."""
 
-    def __init__(self, dsn: str, name: str, seed: int, log: Path) -> None:
+    def __init__(self, dsn: str, name: str, seed: int, log: IO[bytes]) -> None:
         self.name = name
-        with open(log, "ab") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "examples.orders.worker", dsn, name],
-                cwd=ROOT,
-                env={**os.environ, "SHOP_SEED": str(seed)},
-                stdin=subprocess.PIPE,  # closed when this process goes, however it goes: then the worker goes too
-                stdout=out,
-                stderr=out,
-                start_new_session=True,  # Ctrl-C is ours to handle
-            )
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "examples.orders.worker", dsn, name],
+            cwd=ROOT,
+            env={**os.environ, "SHOP_SEED": str(seed)},
+            stdin=subprocess.PIPE,  # closed when this process goes, however it goes: then the worker goes too
+            stdout=log,
+            stderr=log,
+            start_new_session=True,  # Ctrl-C is ours to handle
+        )
         self.killed = False
 
     @property
@@ -59,8 +59,7 @@ class Workers:
         self._dsn = dsn
         self._run = run
         self._seed = seed
-        self._folder = tempfile.TemporaryDirectory(prefix="pgdurable-demo-")
-        self.log = Path(self._folder.name) / "worker.log"
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115  # has no name, so nothing stays behind
         self.all: list[Worker] = []
 
     def __enter__(self) -> Workers:
@@ -72,14 +71,14 @@ class Workers:
                 worker.kill()
             else:
                 worker.stop()
-        self._folder.cleanup()
+        self._log.close()
 
     @property
     def current(self) -> Worker:
         return self.all[-1]
 
     def start(self) -> Worker:
-        worker = Worker(self._dsn, f"shop {self._run}.{len(self.all) + 1}", self._seed, self.log)
+        worker = Worker(self._dsn, f"shop {self._run}.{len(self.all) + 1}", self._seed, self._log)
         self.all.append(worker)
         return worker
 
@@ -87,6 +86,7 @@ class Workers:
         """What a worker said that ended without being asked to; None when all is well."""
         for worker in self.all:
             if not worker.killed and worker.process.poll() is not None:
-                with open(self.log, encoding="utf-8", errors="replace") as log:
-                    return f"{worker.name} ended by itself ({worker.process.returncode}):\n" + "".join(deque(log, 25))
+                self._log.seek(0)
+                said = b"".join(deque(self._log, 25)).decode(errors="replace")
+                return f"{worker.name} ended by itself (exit code {worker.process.returncode}):\n{said}"
         return None
