@@ -66,7 +66,7 @@ def test_uninstall_asks_and_takes_no_for_an_answer(run: Run, sql: Callable) -> N
     sql("select @.start('w')")
     result = run("uninstall", input="n\n")
     assert result.exit_code == 1
-    assert "1 instances, 1 of them not finished" in result.stdout
+    assert "1 instance, 1 of them not finished" in result.stdout
     assert "nothing was changed" in result.stdout
     assert sql("select count(*) from @.instances") == [(1,)]
 

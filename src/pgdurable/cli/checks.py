@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pgdurable._engine.connections import server_of
 from pgdurable._store import migrations
 from pgdurable.cli.options import Session, Target
-from pgdurable.cli.text import span
+from pgdurable.cli.text import count, span
 from pgdurable.errors import PgDurableError
 
 __all__ = ["Finding", "examine"]
@@ -192,10 +192,9 @@ def _stuck(session: Session, where: Target) -> Iterator[Finding]:
 
 
 def _instances(row: dict[str, Any]) -> str:
-    count = row["instances"]
     version = f" version {row['version']}" if row["version"] else ""
-    verb = "instance is" if count == 1 else "instances are"
-    return f"workflow {row['workflow']}{version}: {count} {verb}"
+    verb = "is" if row["instances"] == 1 else "are"
+    return f"workflow {row['workflow']}{version}: {count(row['instances'], 'instance')} {verb}"
 
 
 def _troubled(session: Session, where: Target) -> Iterator[Finding]:
@@ -205,9 +204,12 @@ def _troubled(session: Session, where: Target) -> Iterator[Finding]:
         ("failed", "failed", "See"),
         ("timed_out", "ran over the deadline", "See"),
     ):
-        if count := counts.get(status, 0):
-            what = f"{count} {'instance' if count == 1 else 'instances'} {ended}"
-            yield Finding("warning", what, f"{todo}: {where.command('list', '--status', status)}")
+        if number := counts.get(status, 0):
+            yield Finding(
+                "warning",
+                f"{count(number, 'instance')} {ended}",
+                f"{todo}: {where.command('list', '--status', status)}",
+            )
     if not counts.keys() - {"cancelled"}:
         yield Finding("fine", "no instance is paused or failed")
 
@@ -217,7 +219,7 @@ def _events(session: Session) -> Iterator[Finding]:
     if row["events"]:
         yield Finding(
             "warning",
-            f"{row['events']} events for {row['instances']} instances have waited for over a minute, "
+            f"{count(row['events'], 'event')} for {count(row['instances'], 'instance')} waited for over a minute, "
             f"the oldest for {span(row['oldest'])}",
             "They are delivered when a worker has their instance: it is paused, not yet due, or nobody runs it.",
         )

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from pgdurable.cli.options import Session, Target
-from pgdurable.cli.text import clock, span
+from pgdurable.cli.text import clock, count, span
 from pgdurable.client import Entry, InstanceInfo
 
 __all__ = ["ENDED", "Facts", "capable_workers", "gather_facts", "reasons"]
@@ -66,8 +66,7 @@ def reasons(where: Target, info: InstanceInfo, history: Sequence[Entry], facts: 
     else:
         said = _orphaned(where, info, facts)
     if facts.events and info.status != "running":
-        count = len(facts.events)
-        said.append(f"{count} {'event' if count == 1 else 'events'} sent to it will be delivered when a worker has it.")
+        said.append(f"{count(len(facts.events), 'event')} sent to it will be delivered when a worker has it.")
     return said
 
 

@@ -9,7 +9,7 @@ import typer
 from pgdurable._engine.connections import server_of
 from pgdurable._store import migrations
 from pgdurable.cli.options import Dsn, Schema, Target, target
-from pgdurable.cli.text import screen
+from pgdurable.cli.text import count, screen
 
 __all__ = ["migrate", "uninstall"]
 
@@ -59,7 +59,9 @@ def _announce(where: Target) -> None:
             return
         counts = {row["status"]: row["instances"] for row in session.rows("status_counts")}
         unfinished = sum(counts.get(s, 0) for s in ("pending", "running", "waiting", "paused"))
-        out.print(f"schema {where.schema} holds {sum(counts.values())} instances, {unfinished} of them not finished")
+        out.print(
+            f"schema {where.schema} holds {count(sum(counts.values()), 'instance')}, {unfinished} of them not finished"
+        )
         living = [row for row in session.rows("workers") if row["living"]]
         if living:
-            out.print(f"{len(living)} living workers use it: " + ", ".join(row["name"] for row in living))
+            out.print(f"{count(len(living), 'living worker')} on it: " + ", ".join(row["name"] for row in living))

@@ -17,6 +17,7 @@ __all__ = [
     "STATUS_STYLE",
     "clean",
     "clock",
+    "count",
     "elapsed",
     "one_line_json",
     "print_block",
@@ -117,6 +118,11 @@ def span(length: timedelta | float) -> str:
     if hours < 48:
         return f"{hours} h {minutes} min"
     return f"{hours // 24} d {hours % 24} h"
+
+
+def count(number: int, noun: str) -> str:
+    """`1 instance`, `2 instances`."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def elapsed(milliseconds: float | None) -> str:

@@ -19,7 +19,7 @@ from rich.text import Text
 from pgdurable._engine.connections import server_of
 from pgdurable.cli.loading import load_module, load_options
 from pgdurable.cli.options import Dsn, Schema, Target, target
-from pgdurable.cli.text import clean, screen, span
+from pgdurable.cli.text import clean, count, screen, span
 from pgdurable.engine import Engine
 from pgdurable.errors import PgDurableError
 from pgdurable.workflow import Registry, registry
@@ -164,7 +164,7 @@ class _Worker:
             steps = running_steps(engine)
             if steps:
                 left = max(self.drain - (time.monotonic() - began), 0.0)
-                say(f"waits for {len(steps)} running {'step' if len(steps) == 1 else 'steps'}, {span(left)} at most:")
+                say(f"waits for {count(len(steps), 'running step')}, {span(left)} at most:")
                 for line in steps[:10]:
                     say(f"  {line}")
                 if len(steps) > 10:
