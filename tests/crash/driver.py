@@ -54,9 +54,7 @@ class Worker:
     async def begin(self, probe: str | None, lease: float) -> None:
         scenario = self.scenario
         package = __package__ if __package__.startswith("tests.") else f"tests.{__package__}"
-        env = {
-            **os.environ, "CRASH_SHOP": scenario.shop, "CRASH_LOG": str(scenario.log), "PYTHONPATH": str(ROOT),
-        }  # fmt: skip
+        env = {**os.environ, "CRASH_SHOP": scenario.shop, "CRASH_LOG": str(scenario.log)}
         env.pop("PGDURABLE_PROBE", None)
         if probe is not None:
             env["PGDURABLE_PROBE"] = probe
@@ -188,8 +186,8 @@ class Scenario:
             args += [source, target, self.random.randint(1, 100)]
         elif workflow == "postman":
             args.append(workflows.SIGNALS[workflow])
-        elif workflow == "slow_payer":
-            args.append(0.3)
+        elif workflow in ("slow_payer", "locker"):
+            args.append(1.5)
         return Order(token, workflow, args, f"key {token}" if keyed else None)
 
     def wave(self, worker: Worker) -> None:
@@ -247,7 +245,7 @@ class Scenario:
             try:
                 conn = await self._connection(on)
                 cursor = await conn.execute(self.names(text), args or None)
-                return await cursor.fetchall() if cursor.description else []
+                return await cursor.fetchall() if cursor.description is not None else []
             except psycopg.OperationalError:
                 if time.monotonic() > deadline:
                     raise
@@ -256,7 +254,7 @@ class Scenario:
     def names(self, text: str) -> str:
         return text.replace("@", self.schema).replace("#", self.shop)
 
-    async def all_ended(self) -> None:
+    async def all_ended(self, timeout: float = PATIENCE_S) -> None:
         """Waits until every start is acknowledged and every instance has ended."""
 
         async def quiet() -> bool:
@@ -265,7 +263,7 @@ class Scenario:
             rows = await self.rows("select count(*) from @.instances where status <> all (%s)", list(ledger.ENDED))
             return bool(rows[0][0] == 0)
 
-        await self.until(quiet, "every instance has ended")
+        await self.until(quiet, "every instance has ended", timeout)
 
     async def taken_over(self, worker: int) -> None:
         async def dead() -> bool:

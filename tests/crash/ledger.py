@@ -207,6 +207,8 @@ def _expected_entries(instance: Instance) -> list[Entry]:
         return [Entry(token, f"letter {letter}", 1, 2, 1) for letter in range(first, args["signals"])]
     if instance.workflow == "slow_payer":
         return [Entry(token, "pay", 1, 1, 0)]
+    if instance.workflow == "locker":
+        return [Entry(token, "pay", 1, 2, 5)]
     return []
 
 
@@ -357,7 +359,9 @@ def _timers(instance: Instance, again: Replayed) -> Iterator[Violation]:
             yield Violation(promise, f"{instance}: nobody asked for {(due_us - asked_us) / 1e6} s: {row}")
         early = asked_us + delay * 1e6 - row.at_us
         if early > 1:
-            yield Violation(promise, f"{instance}: timer {row.seq} of {delay} s fired {early / 1e3:.3f} ms early{_shown(instance)}")
+            yield Violation(
+                promise, f"{instance}: timer {row.seq} of {delay} s fired {early / 1e3:.3f} ms early{_shown(instance)}"
+            )
 
 
 def _shown(instance: Instance) -> str:

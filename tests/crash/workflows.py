@@ -32,6 +32,7 @@ DELAYS = {
     "sleeper": {LONG_NAP},
     "unlucky": set(),
     "slow_payer": set(),
+    "locker": set(),
 }
 SIGNALS = {"postman": 4, "clerk": 1}
 """How many signals named `go` each instance of a workflow wants."""
@@ -136,6 +137,17 @@ async def enter(tx: psycopg.AsyncConnection, token: str, step: str, nap: float) 
     return step
 
 
+@pgd.transaction
+async def lock_and_wait(
+    tx: psycopg.AsyncConnection, token: str, step: str, source: int, target: int, cents: int, nap: float
+) -> int:
+    for change in _changes(source, target, cents):
+        await tx.execute(*change)
+    await tx.execute(*_entry(token, step, source, target, cents))
+    await asyncio.sleep(nap)
+    return cents
+
+
 # -- workflows ----------------------------------------------------------------------------------------------------
 
 
@@ -226,4 +238,9 @@ async def slow_payer(token: str, nap: float) -> dict[str, Any]:
     return {"token": token, "noted": [before, during, await note(token, "after")], "moved": {"pay": 0}, "paid": paid}
 
 
-WORKFLOWS = {w.name: w for w in (shop, postman, clerk, sleeper, unlucky, slow_payer)}
+@pgd.workflow
+async def locker(token: str, nap: float) -> dict[str, Any]:
+    return {"token": token, "noted": [], "moved": {"pay": await lock_and_wait(token, "pay", 1, 2, 5, nap)}}
+
+
+WORKFLOWS = {w.name: w for w in (shop, postman, clerk, sleeper, unlucky, slow_payer, locker)}
