@@ -76,9 +76,7 @@ class Owner:
         ALIVE.append(self)
         title = f"workflow {definition.name} v{definition.version}"
         if definition.is_async:
-            self.machine: Machine = AsyncMachine(
-                "instance t", title, seed, START_US, lambda: definition.fn(*self.args)
-            )
+            self.machine: Machine = AsyncMachine("instance t", title, seed, START_US, lambda: definition.fn(*self.args))
         else:
             self.machine = ThreadMachine(
                 "instance t", title, seed, START_US, lambda: definition.fn(*self.args), self._idle.release

@@ -1,11 +1,13 @@
 """Notices real I/O and blocking sleeps in workflow code, through Python's audit events.
 
 An audit hook cannot be taken out again, so it is put in once per process and does next to nothing outside
-workflow code. `time.sleep` is audited from Python 3.11 on; on 3.10 a long burst is only warned about.
+workflow code. `time.sleep` is audited from Python 3.13 on; before, it is replaced by a function that looks first,
+which misses code that had done ``from time import sleep`` by then.
 """
 
 from __future__ import annotations
 
+import functools
 import sys
 from typing import Any
 
@@ -41,6 +43,8 @@ def install_guard() -> None:
     if not _installed:
         _installed = True
         sys.addaudithook(_hook)
+        if sys.version_info < (3, 13):
+            _guard_sleep(sys.modules["time"])
 
 
 def _hook(event: str, args: tuple[Any, ...]) -> None:
@@ -48,3 +52,14 @@ def _hook(event: str, args: tuple[Any, ...]) -> None:
         machine = current_machine()
         if machine is not None:
             refuse(event, machine.label)
+
+
+def _guard_sleep(time: Any) -> None:
+    plain = time.sleep
+
+    @functools.wraps(plain)
+    def sleep(seconds: Any, /) -> None:
+        _hook("time.sleep", (seconds,))
+        plain(seconds)
+
+    time.sleep = sleep

@@ -136,9 +136,6 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
 
     def create_task(self, coro: Any, **options: Any) -> Task[Any]:
         tasks = self.machine.tasks
-        if self.machine.dropped:
-            coro.close()
-            raise InstanceDropped
         options.pop("eager_start", None)
         self._next_hash = number = self._next_hash + 1
         self._task_count += 1
@@ -327,11 +324,11 @@ class AsyncMachine(Machine):
         if self.tasks or loop._generators is not None:
             loop._ready.append(Handle(self._unwind, (), contextvars.Context()))
             self.burst()
-            self.tasks.clear()
         self._main = None
 
     def _unwind(self) -> None:
-        for task in list(self.tasks):
+        while self.tasks:  # code on its way out may add some; those never begin
+            task = self.tasks.pop()
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 # `finally` blocks run now, and any command they issue raises InstanceDropped.

@@ -13,14 +13,17 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
 
 from pgdurable.errors import NonDeterminismError
 
-__all__ = ["LATEST_US", "Command", "InstanceDropped", "Machine", "Settable"]
+__all__ = ["LATEST_US", "MOST_DROPPED", "Command", "InstanceDropped", "Machine", "Settable"]
 
 LATEST_US = 253_370_764_800_000_000
 """The start of the year 9999: a timer due later, or never, is due then. It fits a timestamptz and a datetime."""
+
+MOST_DROPPED = 1000
+"""How often the code of a dropped instance may catch the exception that is to end it."""
 
 
 class InstanceDropped(BaseException):
@@ -111,6 +114,7 @@ class Machine:
         self.cancelled: list[Command] = []
         self.replaying = False
         self.dropped = False
+        self._dropped_raises = 0
         self.busy = False
         self.outcome: tuple[str, Any] | None = None
         self._given_up: dict[int, Command] = {}
@@ -126,6 +130,7 @@ class Machine:
         """Numbers a step and asks for it. Its `future` gets the answer."""
         if self.dropped:
             self.raise_dropped()
+            return Command(-1, "dropped", None, None, self.new_future())
         seq = self.next_seq
         self.next_seq = seq + 1
         command = Command(seq, "step", name, fingerprint, self.new_future(), step, args, kwargs)
@@ -137,6 +142,7 @@ class Machine:
         """Numbers a timer. `future.set_result(None)` is called when it has fired."""
         if self.dropped:
             self.raise_dropped()
+            return Command(-1, "dropped", None, None, self.new_future())
         seq = self.next_seq
         self.next_seq = seq + 1
         command = Command(seq, "timer", None, None, future, due_us=min(due_us, LATEST_US))
@@ -281,9 +287,15 @@ class Machine:
         """Takes the instance out of memory; its code is unwound and can do nothing more."""
         self.dropped = True
 
-    def raise_dropped(self) -> NoReturn:
-        """What the code of a dropped instance gets for asking for anything."""
-        raise InstanceDropped
+    def raise_dropped(self) -> None:
+        """What the code of a dropped instance gets for asking for anything.
+
+        Code that catches it and asks again at once, in a loop, would go on for ever: after a while this returns,
+        and the code gets something to wait for that never comes.
+        """
+        self._dropped_raises += 1
+        if self._dropped_raises <= MOST_DROPPED:
+            raise InstanceDropped
 
     def burst(self) -> None:
         """Runs the code until it is idle."""

@@ -10,11 +10,10 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
-from typing import Any, NoReturn
+from typing import Any
 
 from pgdurable._runtime.current import bind_thread
 from pgdurable._runtime.machine import InstanceDropped, Machine
-from pgdurable._runtime.unwind import MOST_THROWS
 
 __all__ = ["Slot", "ThreadMachine"]
 
@@ -70,7 +69,6 @@ class ThreadMachine(Machine):
         self._on_idle = on_idle
         self._turn = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
-        self._dropped_raises = 0
 
     def start(self) -> None:
         self.busy = True
@@ -107,15 +105,14 @@ class ThreadMachine(Machine):
         self.pending.clear()
         self._turn.release()
 
-    def raise_dropped(self) -> NoReturn:
-        self._dropped_raises += 1
-        if self._dropped_raises > MOST_THROWS and threading.current_thread() is self._thread:
+    def raise_dropped(self) -> None:
+        super().raise_dropped()
+        if threading.current_thread() is self._thread:
             logger.error(
                 "%s: code does not end when its instance leaves memory: it catches every exception", self.label
             )
             while True:  # it would only spin; a daemon thread that waits costs next to nothing
                 self._turn.acquire()
-        raise InstanceDropped
 
     def _tell_idle(self) -> None:
         self.busy = False

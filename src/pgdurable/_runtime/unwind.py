@@ -15,19 +15,25 @@ __all__ = ["Generators", "unwind"]
 
 logger = logging.getLogger("pgdurable.workflow")
 
-# Code that catches everything in a loop never ends; this often it is told.
+# Code that catches every exception in a loop never ends; this often it is told.
 MOST_THROWS = 1000
+
+# Suspended for good: collecting them would set them going again.
+_undying: list[Any] = []
 
 
 def unwind(coro: Coroutine[Any, Any, Any], label: str) -> None:
     """Raises InstanceDropped in the coroutine, and again at whatever it awaits on its way out, until it has ended."""
     for _ in range(MOST_THROWS):
         try:
-            coro.throw(InstanceDropped())
+            awaited: Any = coro.throw(InstanceDropped())
         except KeyboardInterrupt:
             raise
         except BaseException:
             return
+        if awaited is not None:
+            awaited._asyncio_future_blocking = False  # as a task would, lest it raises when awaited again
+    _undying.append(coro)
     logger.error("%s: code does not end when its instance leaves memory: %r catches every exception", label, coro)
 
 
