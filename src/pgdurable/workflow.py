@@ -9,7 +9,7 @@ import inspect
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
-from typing import Any, Concatenate, Generic, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import Machine
@@ -199,6 +199,22 @@ registry = Registry()
 """Every workflow this process has imported."""
 
 
+class _StepMaker(Protocol):
+    @overload
+    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, fn: Callable[P, T], /) -> Step[P, Any]: ...
+
+
+class _TransactionMaker(Protocol):
+    @overload
+    def __call__(
+        self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+    ) -> Transaction[P, Coroutine[Any, Any, T]]: ...
+    @overload
+    def __call__(self, fn: Callable[Concatenate[Any, P], T], /) -> Transaction[P, Any]: ...
+
+
 @overload
 def step(fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
 @overload
@@ -206,7 +222,7 @@ def step(fn: Callable[P, T], /) -> Step[P, Any]: ...
 @overload
 def step(
     *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
-) -> Callable[[Callable[P, R]], Step[P, R]]: ...
+) -> _StepMaker: ...
 def step(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a step: a unit of work whose result is checkpointed before the workflow sees it.
 
@@ -226,11 +242,15 @@ def step(fn: Any = None, /, **options: Any) -> Any:
 
 
 @overload
-def transaction(fn: Callable[Concatenate[Any, P], R], /) -> Transaction[P, R]: ...
+def transaction(
+    fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
+) -> Transaction[P, Coroutine[Any, Any, T]]: ...
+@overload
+def transaction(fn: Callable[Concatenate[Any, P], T], /) -> Transaction[P, Any]: ...
 @overload
 def transaction(
     *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
-) -> Callable[[Callable[Concatenate[Any, P], R]], Transaction[P, R]]: ...
+) -> _TransactionMaker: ...
 def transaction(fn: Any = None, /, **options: Any) -> Any:
     """Makes a function a transaction step: what it does in PostgreSQL and its checkpoint are one commit.
 

@@ -28,6 +28,7 @@ logger = logging.getLogger("pgdurable.journal")
 # server), rollback, resources, object state, operator intervention, system.
 _PASSING = ("08", "25", "40", "53", "55", "57", "58")
 _FENCED = "PGD01"
+_READ_ONLY = "25006"
 _LONGEST_WAIT_S = 1.0
 
 
@@ -244,7 +245,7 @@ class Journal:
             self._backoff = min(max(self._backoff * 2, 0.02), _LONGEST_WAIT_S)
             self._pause_until = time.monotonic() + self._backoff
             self._complain(f"the server refuses writes for now: {message} ({sqlstate})")
-            self._loop.call_later(self._backoff + 0.001, self.kick)
+            self._loop.call_later(self._backoff + 0.001, self._renew if sqlstate == _READ_ONLY else self.kick)
             return
         if len(batch) > 1:
             self._first.extendleft(reversed(batch.split()))
@@ -258,6 +259,11 @@ class Journal:
             except Exception:
                 logger.exception("error while handing out a refusal")
         self._pump()
+
+    def _renew(self) -> None:
+        """Goes on with another session: one that began as read-only stays so when the server takes writes again."""
+        if self._fd >= 0:
+            self._lost(ConnectionError(self.trouble or "the session is read-only"))
 
     def _tell_drained(self) -> None:
         if self.empty or self._fenced or self._closed:
@@ -321,7 +327,8 @@ class Journal:
             except ConnectionError as error:
                 self.trouble = str(error)
             await asyncio.sleep(wait)
-            wait = min(wait * 2, _LONGEST_WAIT_S)
+            # Short: while we are away the others see us absent.
+            wait = min(wait * 2, 0.25)
         self._reconnecting = None
         self.reconnects += 1
         self._watch()

@@ -26,7 +26,9 @@ __all__ = ["Membership"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-ABSENT_AFTER_S = 1.5
+ABSENT_AFTER_S = 1.0
+# While somebody is absent we look this often, so that a killed worker's instances go on within two seconds.
+_LOOK_AGAIN_S = 0.25
 EXPIRED_AFTER_S = 2.0
 
 
@@ -58,7 +60,7 @@ class Membership:
         self.worker = 0
         self._on_fenced = on_fenced
         self._on_orphans = on_orphans
-        self._seen: dict[int, tuple[int, float]] = {}
+        self._seen: dict[int, tuple[int, float, float | None]] = {}
         self._last_beat = 0.0
 
     async def join(self, workflows: list[dict[str, str]]) -> int:
@@ -113,13 +115,19 @@ class Membership:
         if now - self._last_beat > 3 * self.interval:
             self._seen.clear()  # we were away ourselves, and saw nothing
         self._last_beat = now
-        seen: dict[int, tuple[int, float]] = {}
+        seen: dict[int, tuple[int, float, float | None]] = {}
         gone = []
         for other, beat, expired, absent in others:
             known = self._seen.get(other)
-            since = known[1] if known is not None and known[0] == beat else now
-            seen[other] = (beat, since)
-            if (absent and now - since >= ABSENT_AFTER_S) or (expired and now - since >= EXPIRED_AFTER_S):
+            since, absent_since = now, now if absent else None
+            if known is not None and known[0] == beat:
+                since = known[1]
+                if absent and known[2] is not None:
+                    absent_since = known[2]
+            seen[other] = (beat, since, absent_since)
+            if (absent_since is not None and now - absent_since >= ABSENT_AFTER_S) or (
+                expired and now - since >= EXPIRED_AFTER_S
+            ):
                 gone.append((other, beat))
         self._seen = seen
         return gone
@@ -133,7 +141,6 @@ class Membership:
         """Beats until cancelled. Trouble with the server is waited out."""
         complained = False
         while True:
-            await asyncio.sleep(self.interval)
             try:
                 await asyncio.wait_for(self.beat(stats()), max(self.lease, 2.0))
                 complained = False
@@ -141,3 +148,5 @@ class Membership:
                 if not complained:
                     logger.warning("cannot renew the lease of worker %s: %s", self.worker, error)
                 complained = True
+            missed = any(absent_since is not None for _, _, absent_since in self._seen.values())
+            await asyncio.sleep(_LOOK_AGAIN_S if missed else self.interval)
