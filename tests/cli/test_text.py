@@ -1,11 +1,11 @@
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 import pytest
 
 from pgdurable.cli.options import json_argument
-from pgdurable.cli.text import clean, one_line_json, shorten, span
+from pgdurable.cli.text import clean, one_line_json, short_clock, shorten, span
 from pgdurable.errors import InvalidInput
 
 
@@ -28,6 +28,13 @@ from pgdurable.errors import InvalidInput
 )
 def test_span(seconds: float | timedelta, text: str) -> None:
     assert span(seconds) == text
+
+
+def test_short_clock_leaves_today_out() -> None:
+    now = datetime(2026, 11, 23, 18, 0, 0).astimezone()
+    assert short_clock(datetime(2026, 11, 23, 8, 53, 20).astimezone(), now) == "08:53:20"
+    assert short_clock(datetime(2026, 11, 22, 8, 53, 20).astimezone(), now) == "2026-11-22 08:53:20"
+    assert short_clock(None, now) == ""
 
 
 def test_control_characters_do_not_reach_the_terminal() -> None:

@@ -13,7 +13,7 @@ from rich.text import Text
 
 from pgdurable.cli.options import Dsn, Schema, Target, json_argument, target
 from pgdurable.cli.reasons import capable_workers
-from pgdurable.cli.text import clean, clock, one_line_json, print_block, screen, span, styled_status
+from pgdurable.cli.text import clean, one_line_json, print_block, screen, short_clock, span, styled_status
 from pgdurable.client import InstanceInfo
 from pgdurable.errors import InvalidInput, PgDurableError
 
@@ -132,7 +132,7 @@ def list_(
         return
     with where.session() as session:
         now = session.row("clock")["now"]
-    print_block(screen(), _table(instances, now))
+    print_block(screen(wide=True), _table(instances, now))
 
 
 _NOT_LOADED = ("input", "output", "error", "labels")
@@ -144,9 +144,7 @@ def _state(info: InstanceInfo) -> dict[str, Any]:
 
 def _table(instances: list[InstanceInfo], now: datetime) -> Table:
     table = Table(box=None, pad_edge=False, header_style="bold")
-    table.add_column("ID", overflow="fold", no_wrap=False)
-    table.add_column("WORKFLOW", overflow="fold")
-    for title in ("VERSION", "STATUS", "STARTED"):
+    for title in ("ID", "WORKFLOW", "VERSION", "STATUS", "STARTED"):
         table.add_column(title, no_wrap=True)
     table.add_column("DURATION", no_wrap=True, justify="right")
     for info in instances:
@@ -157,7 +155,7 @@ def _table(instances: list[InstanceInfo], now: datetime) -> Table:
             clean(info.workflow),
             clean(info.version or ""),
             styled_status(info.status),
-            clock(began),
+            short_clock(began, now),
             "" if began is None else span(max((ends - began).total_seconds(), 0.0)),
         )
     return table

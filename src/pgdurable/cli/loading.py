@@ -22,11 +22,7 @@ _NOT_OPTIONS = {"self"}
 def load_module(name: str) -> ModuleType:
     """Imports the module, with the current folder on the path. Raises PgDurableError naming it and what went wrong."""
     if not re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*", name):
-        path = re.sub(r"\.py$", "", name).strip("./").replace("/", ".")
-        raise PgDurableError(
-            f"{name!r} is not the name of a module",
-            hint=f"Write it as an import statement does: pgdurable worker {path or 'shop.workflows'}",
-        )
+        raise PgDurableError(f"{name!r} is not the name of a module", hint=_as_import(name))
     here = os.getcwd()
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -34,14 +30,20 @@ def load_module(name: str) -> ModuleType:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
         if error.name is not None and (name + ".").startswith(error.name + "."):
+            missing = "Run it in the folder that holds the module, or install the module's package."
             raise PgDurableError(
                 f"there is no module {name}: {error}",
                 detail=f"Looked in the current folder ({here}) and in what is installed for {sys.executable}.",
-                hint="Run it in the folder that holds the module, or install the module's package.",
+                hint=_as_import(name) if name.endswith(".py") else missing,
             ) from None
         raise _import_failed(name, error) from error
     except (Exception, SystemExit) as error:
         raise _import_failed(name, error) from error
+
+
+def _as_import(path: str) -> str:
+    module = path.removesuffix(".py").strip("./").replace("/", ".")
+    return f"Write it as an import statement does: pgdurable worker {module or 'shop.workflows'}"
 
 
 def _import_failed(name: str, error: BaseException) -> PgDurableError:

@@ -23,6 +23,7 @@ __all__ = [
     "print_block",
     "print_error",
     "screen",
+    "short_clock",
     "shorten",
     "span",
     "styled_status",
@@ -45,10 +46,13 @@ STATUS_STYLE = {
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
-def screen(*, stderr: bool = False) -> Console:
-    """Where a command prints. Text is printed as it is: no markup, no emoji, no guessed colours."""
+def screen(*, stderr: bool = False, wide: bool = False) -> Console:
+    """Where a command prints. Text is printed as it is: no markup, no emoji, no guessed colours.
+
+    `wide` leaves it to the terminal to break lines: what people copy from them stays whole.
+    """
     stream = sys.stderr if stderr else sys.stdout
-    width = None if stream.isatty() else _PIPE_WIDTH
+    width = None if stream.isatty() and not wide else _PIPE_WIDTH
     return Console(stderr=stderr, width=width, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
@@ -100,6 +104,14 @@ def _plain(value: Any) -> Any:
 def clock(at: datetime | None) -> str:
     """A time as people here read it, with its zone."""
     return "" if at is None else at.astimezone().strftime("%Y-%m-%d %H:%M:%S %z")
+
+
+def short_clock(at: datetime | None, now: datetime) -> str:
+    """The same as short as can be: the time of day for today, else date and time."""
+    if at is None:
+        return ""
+    local, today = at.astimezone(), now.astimezone()
+    return local.strftime("%H:%M:%S" if local.date() == today.date() else "%Y-%m-%d %H:%M:%S")
 
 
 def span(length: timedelta | float) -> str:
