@@ -33,12 +33,13 @@ class Hosted:
         unacked: transitions recorded and not yet known to be committed.
         holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
         closed: the instance is leaving memory; whatever comes is not for us any more.
+        worker: the incarnation that holds it; the engine may have joined anew while a commit's outcome is asked for.
     """
 
     __slots__ = (
         "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
         "machine", "missed", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "settled",
-        "steps", "unacked",
+        "steps", "unacked", "worker",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -46,6 +47,7 @@ class Hosted:
         self.id = id
         self.key = key
         self.definition = definition
+        self.worker = host.worker
         self.machine: Machine = None  # type: ignore[assignment]  # set by the host right after
         self.next_event = 1
         self.unacked = 0

@@ -109,17 +109,18 @@ class Poller:
         if host.draining or host.fenced:
             return False
         room = min(self._room(), _CLAIM_AT_ONCE)
+        worker = host.worker
         async with self._pool.connection() as conn:
             rows: list[Any] = []
             if room > 0 and self._names:
                 cursor = await conn.execute(
-                    self._sql["claim"], (host.worker, self._names, self._versions, self._current, room)
+                    self._sql["claim"], (worker, self._names, self._versions, self._current, room)
                 )
                 rows = await cursor.fetchall()
                 if rows and probes.armed:
                     probes.reach("claim.returned")
                 for first in range(0, len(rows), _LOAD_AT_ONCE):
-                    await self._take_in(conn, rows[first : first + _LOAD_AT_ONCE])
+                    await self._take_in(conn, worker, rows[first : first + _LOAD_AT_ONCE])
             if host.instances:
                 await self._events(conn)
             if not rows and self._names:
@@ -129,13 +130,15 @@ class Poller:
                     self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
         return room > 0 and len(rows) == room
 
-    async def _take_in(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> None:
+    async def _take_in(self, conn: psycopg.AsyncConnection[Any], worker: int, rows: list[Any]) -> None:
         cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
         history: dict[Any, list[Any]] = defaultdict(list)
         for entry in await cursor.fetchall():
             history[entry[0]].append(entry)
         breath = time.monotonic()
         for id, workflow, version, input, key, started_at, *_ in rows:
+            if self._host.fenced or self._host.worker != worker:
+                return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
             definition = self._host.registry.get(workflow, version)
             await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id, []))
             if time.monotonic() - breath > 0.005:

@@ -129,6 +129,10 @@ class StepRun:
             self.timer = None
         if self.task is not None and not self.task.done() and not self.committing:
             self.task.cancel()
+            if inspect.getcoroutinestate(self.task.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]
+                # Begun in this turn of the event loop: it never runs, so nothing of it will tell its end.
+                self.end_attempt()
+                self.hosted.step_gone(self)
 
     # -- what came out -------------------------------------------------------------------------------------------
 

@@ -190,7 +190,7 @@ class Transactions:
         command = run.command
         return (
             run.hosted.uuid, run.event_id, command.seq, command.fingerprint, (perf_counter() - run.started) * 1e3,
-            run.attempt, command.name, payload.decode(), self._host.worker,
+            run.attempt, command.name, payload.decode(), run.hosted.worker,
         )  # fmt: skip
 
     async def _settled(self, run: StepRun, error: psycopg.OperationalError) -> int:
@@ -212,7 +212,7 @@ class Transactions:
             try:
                 async with self._pool.connection() as conn:
                     cursor = await conn.execute(self._settle, (
-                        run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, self._host.worker,
+                        run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, run.hosted.worker,
                     ))  # fmt: skip
                     if await cursor.fetchone() is not None:
                         return _VOIDED
