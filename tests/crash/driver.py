@@ -9,7 +9,6 @@ import asyncio
 import json
 import os
 import random
-import signal
 import sys
 import time
 import uuid
@@ -58,7 +57,7 @@ class Worker:
         env.pop("PGDURABLE_PROBE", None)
         if probe is not None:
             env["PGDURABLE_PROBE"] = probe
-        with open(self.errors, "wb") as errors:
+        with open(self.errors, "wb") as errors:  # noqa: ASYNC230
             self.process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", f"{package}.worker", scenario.dsn, scenario.schema, str(lease),
                 stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE, stderr=errors, env=env, cwd=ROOT,

@@ -252,6 +252,6 @@ def test_every_promise_has_a_plant(good: Evidence) -> None:
     source = Path(ledger.__file__).read_text()
     promises = {promise for promise, _ in PLANTS.values()}
     assert all(f'"{promise}"' in source for promise in promises)
-    literals = set(part.split('"')[1] for part in source.split("Violation(")[1:] if part.lstrip().startswith('"'))
-    literals |= set(part.split('"')[1] for part in source.split("promise = ")[1:])
+    literals = {part.split('"')[1] for part in source.split("Violation(")[1:] if part.lstrip().startswith('"')}
+    literals |= {part.split('"')[1] for part in source.split("promise = ")[1:]}
     assert literals == promises
