@@ -9,6 +9,7 @@ What is measured: one engine in this process, one server on this machine. `concu
 of ten trivial steps, await its result, and start the next. A round's figure is steps / wall time, starts and ends
 included; the best of the rounds is shown, since noise of the machine only ever takes away. The latencies are the
 engine's own (`Engine.metrics`) of that round: from a transition's being recorded to its commit being known.
+Transaction steps: the same with steps that update one row of the caller's own and commit it with their checkpoint.
 The bare insert is one prepared statement of one row of the same columns and bytes, autocommit, one connection.
 """
 
@@ -29,6 +30,7 @@ import pgdurable as pgd
 
 STEPS = 10
 LOADS = {1: 300, 10: 1_500, 200: 6_000, 500: 8_000}  # concurrent callers -> instances in a round
+TRANSACTION_LOADS = {1: 100, 10: 400, 100: 500}
 INSERTS = 3_000
 
 
@@ -42,6 +44,19 @@ async def ten_steps(n: int) -> int:
     for _ in range(STEPS):
         n = await work(n)
     return n
+
+
+@pgd.transaction
+async def change(tx: psycopg.AsyncConnection[Any], table: str, row: int) -> int:
+    await tx.execute(f"update {table} set n = n + 1 where id = %s", (row,))
+    return row
+
+
+@pgd.workflow(name="quick_transactions")
+async def ten_transactions(row: int, table: str) -> int:
+    for _ in range(STEPS):
+        await change(table, row)
+    return STEPS
 
 
 def bare_insert(dsn: str, schema: str) -> dict[str, float]:
@@ -62,21 +77,26 @@ def bare_insert(dsn: str, schema: str) -> dict[str, float]:
     return {"p50_ms": took[len(took) // 2], "p99_ms": took[len(took) * 99 // 100]}
 
 
-async def one_round(dsn: str, schema: str, concurrent: int, instances: int) -> dict[str, Any]:
+async def one_round(
+    dsn: str, schema: str, concurrent: int, instances: int, *, transactions: bool = False
+) -> dict[str, Any]:
     left = instances
 
-    async def caller(engine: pgd.Engine) -> None:
+    async def caller(engine: pgd.Engine, number: int) -> None:
         nonlocal left
         while left > 0:
             left -= 1
-            handle = await engine.start(ten_steps, 0)
+            if transactions:
+                handle = await engine.start(ten_transactions, number, f"{schema}.counters")
+            else:
+                handle = await engine.start(ten_steps, 0)
             result = await handle.result()
             if result != STEPS:
                 raise SystemExit(f"instance {handle.id} gave {result}, expected {STEPS}")
 
-    async with pgd.Engine(dsn, schema=schema, workflows=[ten_steps]) as engine:
+    async with pgd.Engine(dsn, schema=schema, workflows=[ten_steps, ten_transactions]) as engine:
         began = time.perf_counter()
-        await asyncio.gather(*(caller(engine) for _ in range(concurrent)))
+        await asyncio.gather(*(caller(engine, number) for number in range(concurrent)))
         took = time.perf_counter() - began
         return {"steps_per_s": instances * STEPS / took, **engine.metrics()}
 
@@ -118,6 +138,16 @@ def main() -> None:
             print(
                 f"bare insert {1000 / bare['p50_ms']:>8,.0f}  {bare['p50_ms']:>7.2f}  {bare['p99_ms']:>7.2f}      1.0"
             )
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                conn.execute(f"create table {schema}.counters (id int primary key, n int not null)")
+                conn.execute(f"insert into {schema}.counters select i, 0 from generate_series(0, 999) i")
+            print(f"\n{'concurrent':>10}  transaction steps/s (an UPDATE of a row of one's own, and the checkpoint)")
+            for concurrent, instances in TRANSACTION_LOADS.items():
+                rounds = [
+                    asyncio.run(one_round(dsn, schema, concurrent, instances, transactions=True))
+                    for _ in range(options.rounds)
+                ]
+                print(f"{concurrent:>10}  {max(r['steps_per_s'] for r in rounds):>9,.0f}")
         finally:
             with psycopg.connect(dsn, autocommit=True) as conn:
                 conn.execute("set client_min_messages = warning")
