@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import NamedTuple
 from urllib.parse import quote
 
-from pgdurable import embedded
+from pgdurable.embedded import _let_through, _server_account
 
 ROOT = Path(__file__).resolve().parent.parent
 SERVERS = ROOT / ".test-servers"
@@ -112,8 +112,8 @@ def running(server: Server) -> Iterator[str]:
             prefix = ["chroot", "--userspec=postgres:postgres", str(server.chroot)]
             subprocess.run(["chroot", str(server.chroot), "chown", "postgres:postgres", str(folder)], check=True)
         elif os.geteuid() == 0:
-            entry = embedded._server_account()
-            embedded._let_through(server.bin_dir, entry)
+            entry = _server_account()
+            _let_through(server.bin_dir, entry)
             os.chown(outside, entry.pw_uid, entry.pw_gid)
             account = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
