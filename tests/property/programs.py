@@ -25,7 +25,10 @@ listeners: list[Callable[[], None]] = []
 
 
 class Boom(Exception):
-    """The one failure programs know."""
+    """The one failure programs know. It carries the label of its node."""
+
+    def __str__(self) -> str:
+        return "boom"
 
 
 # -- steps ---------------------------------------------------------------------------------------------------------
@@ -62,7 +65,7 @@ def thread_work(tag: Any, label: int, value: Any) -> Any:
 @pgd.step(retry=pgd.Retry(max_attempts=1))
 async def failing_work(tag: Any, label: int, value: Any) -> Any:
     _executed(tag, label)
-    raise Boom("boom")
+    raise Boom("boom", label)
 
 
 @pgd.step(retry=pgd.Retry(max_attempts=6, initial=0.002, jitter=0))
@@ -177,7 +180,7 @@ async def run_program(node: Node, tag: Any = 0) -> Any:
             await asyncio.sleep(node["seconds"])
             return pgd.now().isoformat() if timed else (pgd.now() - before).total_seconds() >= node["seconds"]
         case "chance":
-            drawn = [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat()]
+            drawn = [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat(), label]
             echoed = await work(tag, label, drawn)
             return drawn if timed else echoed == drawn
         case "signal":
@@ -193,7 +196,7 @@ async def run_program(node: Node, tag: Any = 0) -> Any:
             try:
                 return await run_program(node["body"], tag)
             finally:
-                await work(tag, label, "cleaned")
+                await work(tag, label, ["cleaned", label])
         case "gather":
             return await asyncio.gather(*each())
         case "collect":
@@ -257,7 +260,7 @@ async def _pages(bodies: list[Node], tag: Any, label: int) -> AsyncIterator[Any]
         for body in bodies:
             yield await run_program(body, tag)
     finally:
-        await work(tag, label, "pages closed")
+        await work(tag, label, ["closed", label])
 
 
 def run_blocking(node: Node, tag: Any = 0) -> Any:
@@ -275,7 +278,7 @@ def run_blocking(node: Node, tag: Any = 0) -> Any:
             pgd.sleep(node["seconds"])
             return pgd.now().isoformat()
         case "chance":
-            return work(tag, label, [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat()])
+            return work(tag, label, [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat(), label])
         case "signal":
             try:
                 return pgd.wait_signal(node.get("name", f"s{label}"), timeout=node["timeout"])
@@ -287,5 +290,5 @@ def run_blocking(node: Node, tag: Any = 0) -> Any:
             try:
                 return run_blocking(node["body"], tag)
             finally:
-                work(tag, label, "cleaned")
+                work(tag, label, ["cleaned", label])
     raise AssertionError(node)
