@@ -15,7 +15,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool
 
-from pgdurable._engine.connections import connect_failed, make_pool, probe, resolve_dsn
+from pgdurable._engine.connections import connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
@@ -509,7 +509,7 @@ class Client:
         if kind is not None:
             diag = error.diag
             return kind(diag.message_primary or str(error), detail=diag.message_detail, hint=diag.message_hint)
-        if isinstance(error, psycopg.OperationalError):
+        if is_passing(error):
             return connect_failed(self._dsn, error)
         return PgDurableError(f"PostgreSQL refused: {str(error).strip()}")
 

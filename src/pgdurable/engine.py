@@ -165,11 +165,14 @@ class Engine(Client):
         definitions = list(known)
         if not definitions:
             return
-        async with self._pool.connection() as conn:
-            await conn.execute(
-                named_queries("worker", self.schema)["register_workflows"],
-                ([d.name for d in definitions], [d.version for d in definitions], ["{}"] * len(definitions)),
-            )
+        try:
+            async with self._pool.connection() as conn:
+                await conn.execute(
+                    named_queries("worker", self.schema)["register_workflows"],
+                    ([d.name for d in definitions], [d.version for d in definitions], ["{}"] * len(definitions)),
+                )
+        except psycopg.Error as error:
+            raise connect_failed(self._dsn, error) from None
 
     async def _enter(self, host: Host) -> None:
         """A new incarnation: joins the workers and opens the journal under it."""

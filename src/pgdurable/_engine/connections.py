@@ -12,7 +12,16 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable.errors import ConnectionFailed
 
-__all__ = ["connect_failed", "make_pool", "probe", "resolve_dsn", "server_of"]
+__all__ = [
+    "connect_failed",
+    "is_passing",
+    "make_pool",
+    "probe",
+    "read_only",
+    "read_only_for_good",
+    "resolve_dsn",
+    "server_of",
+]
 
 # Every call ends: dead peers are noticed, unanswered data gives up. Values of the user's own DSN win.
 _DEFAULTS: dict[str, Any] = {
@@ -71,6 +80,27 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     return ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
 
 
+def is_passing(error: psycopg.Error) -> bool:
+    """Whether the same may work later: the server is away, or takes no writes for now."""
+    return isinstance(error, (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction))
+
+
+def read_only(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
+    """Whether the session takes no writes, by what the server reports unasked (or it is closed)."""
+    return read_only_for_good(conn) or conn.closed or conn.pgconn.parameter_status(b"in_hot_standby") == b"on"
+
+
+def read_only_for_good(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
+    """Whether the session began as read-only, and so stays it when the server takes writes again."""
+    return not conn.closed and conn.pgconn.parameter_status(b"default_transaction_read_only") == b"on"
+
+
+async def renew(conn: psycopg.AsyncConnection[Any]) -> None:
+    """For a pool, which would keep the session."""
+    if read_only_for_good(conn):
+        await conn.close()
+
+
 async def probe(dsn: str) -> None:
     """Raises ConnectionFailed when no connection can be made."""
     try:
@@ -95,6 +125,7 @@ async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.A
         timeout=30.0,
         reconnect_timeout=3.0,
         check=None,
+        reset=renew,
         max_idle=60.0,
     )
     await pool.open()

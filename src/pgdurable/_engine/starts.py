@@ -10,6 +10,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.connections import is_passing
 from pgdurable._engine.host import Host, micros
 from pgdurable._engine.ids import new_id
 from pgdurable._store.sql import named_queries
@@ -121,7 +122,7 @@ class KeyedStarts:
                     self._host.on_fenced()
                     params = (None, *params[1:])
                     worker = None
-                elif not isinstance(error, psycopg.OperationalError):
+                elif not is_passing(error):
                     raise
             # The ids make a second try harmless: what was committed is found there.
             again = True

@@ -20,6 +20,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.connections import read_only, read_only_for_good
 from pgdurable._engine.steps import StepRun
 from pgdurable.codec import roundtrip
 from pgdurable.errors import CodecError
@@ -133,6 +134,11 @@ class Transactions:
             if conn is None or conn.closed:
                 raise _Unavailable from error
             raise
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            if conn is not None and not read_only(conn):
+                raise  # the user's own doing
+            run.hosted.order_settled(run)
+            raise _Unavailable from error
 
     async def _attempt_in_thread(self, run: StepRun) -> int:
         loop = self._host.loop
@@ -146,6 +152,9 @@ class Transactions:
         except psycopg.OperationalError as error:
             if run.committing:
                 return await self._settled(run, error)
+            raise
+        except _Unavailable:
+            run.hosted.order_settled(run)
             raise
 
     def _attempt_blocking(self, run: StepRun) -> int:
@@ -166,13 +175,17 @@ class Transactions:
             if (conn is None or conn.closed) and not run.committing:
                 raise _Unavailable from error
             raise
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            if conn is not None and not read_only(conn):
+                raise
+            raise _Unavailable from error
 
     def _threads_pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
         with self._lock:
             if self._sync_pool is None:
                 self._sync_pool = ConnectionPool(
                     self._dsn, kwargs={"autocommit": True}, min_size=0, max_size=self._max_size, open=True,
-                    timeout=30.0,
+                    timeout=30.0, reset=_renew,
                 )  # fmt: skip
             return self._sync_pool
 
@@ -228,6 +241,11 @@ class Transactions:
         if self._sync_pool is not None:
             pool, self._sync_pool = self._sync_pool, None
             await self._host.loop.run_in_executor(None, pool.close)
+
+
+def _renew(conn: psycopg.Connection[Any]) -> None:
+    if read_only_for_good(conn):
+        conn.close()
 
 
 def _us(row: Any) -> int:
