@@ -45,6 +45,13 @@ async def journal_pid(scenario: Scenario) -> int:
     return int(await scenario.until(find, "the journal's connection"))
 
 
+async def engine_pids(scenario: Scenario) -> list[int]:
+    rows = await scenario.rows(
+        "select pid from pg_stat_activity where application_name = 'pgdurable engine' order by pid"
+    )
+    return [pid for (pid,) in rows]
+
+
 async def test_server_crashes_at_random_moments(private_server: EmbeddedServer, tmp_path: Path, seed: int) -> None:
     chance = random.Random(seed)
     async with Scenario(private_server.dsn, tmp_path, seed) as scenario:
@@ -66,10 +73,8 @@ async def test_backends_killed(private_server: EmbeddedServer, tmp_path: Path, s
         for round in range(2):
             scenario.wave(worker)
             await at_work(scenario, 60 * round + chance.randint(1, 90))
-            rows = await scenario.rows(
-                "select pid from pg_stat_activity where application_name = 'pgdurable engine' order by pid"
-            )
-            os.kill(chance.choice(rows)[0] if round else await journal_pid(scenario), signal.SIGKILL)
+            pids = await scenario.until(lambda: engine_pids(scenario), "the engine is connected")
+            os.kill(chance.choice(pids) if round else await journal_pid(scenario), signal.SIGKILL)
         await scenario.finish()
 
 
