@@ -3,9 +3,6 @@
 -- name: join_worker
 select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s))
 
--- name: hold_presence
-select pg_try_advisory_lock_shared(@extschema@.lock_class(1), %s::int)
-
 -- name: beat
 select other, other_beat, expired, absent from @extschema@.beat(%s, make_interval(secs => %s), %s::jsonb)
 
@@ -24,6 +21,17 @@ on conflict (name, version) do nothing
 -- name: claim
 select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels
   from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s)
+
+-- name: owned
+select id from @extschema@.instances where owner = %s and status = 'running'
+
+-- name: take_up
+select i.id, i.workflow, i.version, i.input::text,
+       (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
+       coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text
+  from @extschema@.instances i
+ where i.id = any (%s::uuid[]) and i.owner = %s and i.status = 'running'
+ order by i.id
 
 -- name: load_history
 select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::text, error::text, recorded_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shlex
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Handle(Generic[T]):
         if status == "completed":
             result: T = decode_stored(output or b"null", self._type, what=f"instance {self.id}: result")
             return result
-        raise _unhappy_end(self.id, status, error)
+        raise _unhappy_end(self.id, status, error, self._client.schema)
 
     async def signal(self, name: str, payload: Any = None) -> None:
         """Sends a signal; it is durable when this returns. Signals of one sender arrive in order, each once.
@@ -409,7 +410,7 @@ class Client:
         self, definition: Workflow[Any, Any] | None, name: str, args: tuple[Any, ...], kwargs: dict[str, Any] | None
     ) -> bytes:
         if definition is not None:
-            return definition.signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+            return bind_input(definition, args, kwargs, self.payload_limit)
         if args and kwargs:
             raise InvalidInput(
                 f"workflow {name!r} is started by name: its parameters' names are not known here",
@@ -563,6 +564,15 @@ class Client:
                 pass
 
 
+def bind_input(
+    definition: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None, limit: int
+) -> bytes:
+    """A workflow's arguments as its stored input, once they are known to fit its parameters and their types."""
+    data = definition.signature.bind_input(args, kwargs or {}, limit=limit)
+    definition.signature.load_input(data)
+    return data
+
+
 def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
     """One element of start_many's iterable as positional and keyword arguments."""
     if isinstance(argument, tuple):
@@ -585,16 +595,19 @@ def _info(row: Any, *payloads: Any) -> InstanceInfo:
     return InstanceInfo(key if key is not None else str(id), id, *rest, *payloads)
 
 
-def _unhappy_end(id: str, status: str, error: Any) -> PgDurableError:
+def _unhappy_end(id: str, status: str, error: Any, schema: str) -> PgDurableError:
+    option = "" if schema == "durable" else f" --schema {schema}"
     found = decode_stored(error) if isinstance(error, (str, bytes)) else (error or {})
     found = found if isinstance(found, dict) else {}
     message, kind = found.get("message") or "", found.get("type")
+    shown = (kind or "").removeprefix("builtins.")
     if status == "paused":
         return InstancePaused(
-            f"instance {id} is paused: {message}", hint=f"Deploy code that fits, then: pgdurable resume {id}"
+            f"instance {id} is paused: {message}",
+            hint=f"Deploy code that fits, then: pgdurable resume {shlex.quote(id)}{option}",
         )
     return InstanceFailed(
-        f"instance {id} ended {status}" + (f": {kind}: {message}" if kind else ""),
+        f"instance {id} ended {status}" + (f": {shown}: {message}" if shown else ""),
         id=id, status=status, type=kind, traceback=found.get("traceback"),
-        hint=f"pgdurable show {id} shows what it did.",
+        hint=f"pgdurable show {shlex.quote(id)}{option} shows what it did.",
     )  # fmt: skip

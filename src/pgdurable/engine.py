@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 import uuid
 from collections.abc import Iterable
 from datetime import timedelta
@@ -24,7 +25,7 @@ from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries
-from pgdurable.client import PAYLOAD_LIMIT, Client, Handle, split_argument
+from pgdurable.client import PAYLOAD_LIMIT, Client, Handle, bind_input, split_argument
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import seconds
 from pgdurable.workflow import Registry, Workflow, registry
@@ -194,6 +195,7 @@ class Engine(Client):
 
         Args:
             drain: seconds (or timedelta) running steps get to finish; what is not done then runs again elsewhere.
+                None: as long as they take.
         """
         host = self._host
         if host is None:
@@ -205,7 +207,7 @@ class Engine(Client):
         self._stopped = loop.create_future()
         try:
             host.draining = True
-            await self._drain(host, seconds(drain) or 0.0)
+            await self._drain(host, seconds(drain))
         finally:
             for task in [*self._tasks, *([self._rejoining] if self._rejoining else [])]:
                 task.cancel()
@@ -227,15 +229,15 @@ class Engine(Client):
             stopped, self._stopped = self._stopped, None
             stopped.set_result(None)
 
-    async def _drain(self, host: Host, longest: float) -> None:
+    async def _drain(self, host: Host, longest: float | None) -> None:
         loop = asyncio.get_running_loop()
-        end = loop.time() + longest
+        end = None if longest is None else loop.time() + longest
         try:
-            await asyncio.wait_for(host.quiet(), max(longest, 0.001))
+            await asyncio.wait_for(host.quiet(), None if longest is None else max(longest, 0.001))
         except asyncio.TimeoutError:
             logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
         try:
-            await asyncio.wait_for(self._journal.drain(), max(end - loop.time(), 1.0))
+            await asyncio.wait_for(self._journal.drain(), None if end is None else max(end - loop.time(), 1.0))
         except asyncio.TimeoutError:
             logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
 
@@ -313,7 +315,7 @@ class Engine(Client):
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, connection=connection,
             )  # fmt: skip
-        data = definition.signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+        data = bind_input(definition, args, kwargs, self.payload_limit)
         type = definition.signature.returns
         if id is not None:
             instance = await self._keyed.start(check_key(id), definition, data, queue, owned=self._room() > 0)
@@ -347,7 +349,7 @@ class Engine(Client):
         handles: list[Handle[Any]] = []
         for argument in arguments:
             args, kwargs = split_argument(argument)
-            data = definition.signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+            data = bind_input(definition, args, kwargs, self.payload_limit)
             instance_id = new_id()
             bulk.add()
             host.start(instance_id, definition, data, queue, bulk, owned=self._room() > 0)
@@ -386,6 +388,24 @@ class Engine(Client):
         return self._host is not None and id in self._host.instances
 
     # -- looking -------------------------------------------------------------------------------------------------
+
+    def running_steps(self) -> list[dict[str, Any]]:
+        """Every step that runs here now, as dicts with `id` (of the instance), `step`, `attempt` and `seconds`."""
+        host = self._host
+        if host is None:
+            return []
+        now = time.perf_counter()
+        return [
+            {
+                "id": hosted.key if hosted.key is not None else str(hosted.uuid),
+                "step": run.command.name,
+                "attempt": run.attempt,
+                "seconds": now - run.started,
+            }
+            for hosted in host.instances.values()
+            for run in hosted.steps.values()
+            if run.task is not None
+        ]
 
     def metrics(self) -> dict[str, Any]:
         """What this engine has done and how fast.

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing_extensions import assert_type
 
 import psycopg
+from typing_extensions import assert_type
 
 import pgdurable as pgd
 

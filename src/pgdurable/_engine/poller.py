@@ -26,6 +26,8 @@ logger = logging.getLogger("pgdurable.engine")
 _CLAIM_AT_ONCE = 1000
 _LOAD_AT_ONCE = 500
 _SHORTEST_GAP_S = 0.005
+_STRAY_AFTER_S = 2.0
+_TIDY_EVERY_S = 30.0
 
 
 class Poller:
@@ -57,6 +59,9 @@ class Poller:
         self._names = [d.name for d in definitions]
         self._versions = [d.version for d in definitions]
         self._current = [host.registry.is_current(d) for d in definitions]
+        self._tidied = time.monotonic()
+        self._unsure = False
+        self._strays: tuple[float, set[Any]] | None = None
         self.polls = 0
 
     def hint(self) -> None:
@@ -112,6 +117,9 @@ class Poller:
         worker = host.worker
         async with self._pool.connection() as conn:
             rows: list[Any] = []
+            if self._unsure:
+                await self._take_up_strays(conn, worker)
+            self._unsure = True  # until everything claimed is known to be here
             if room > 0 and self._names:
                 cursor = await conn.execute(
                     self._sql["claim"], (worker, self._names, self._versions, self._current, room)
@@ -121,14 +129,37 @@ class Poller:
                     probes.reach("claim.returned")
                 for first in range(0, len(rows), _LOAD_AT_ONCE):
                     await self._take_in(conn, worker, rows[first : first + _LOAD_AT_ONCE])
+            self._unsure = self._strays is not None
             if host.instances:
                 await self._events(conn)
+            if time.monotonic() - self._tidied > _TIDY_EVERY_S:
+                self._tidied = time.monotonic()
+                await conn.execute(self._sql["drop_stale_events"])
             if not rows and self._names:
                 cursor = await conn.execute(self._sql["next_due"], (self._names,))
                 row = await cursor.fetchone()
                 if row is not None and row[0] is not None and row[0] < 60 and host.clock.now_us():
                     self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
         return room > 0 and len(rows) == room
+
+    async def _take_up_strays(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
+        """Finds instances that are this worker's without its knowing: their claim was committed, its answer lost.
+
+        What is not here now may be a start under way, so only what is still not here some time later counts.
+        """
+        host = self._host
+        cursor = await conn.execute(self._sql["owned"], (worker,))
+        strays = {row[0] for row in await cursor.fetchall() if row[0].bytes not in host.instances}
+        now = time.monotonic()
+        if self._strays is None:
+            self._strays = (now, strays) if strays else None
+            host.loop.call_later(_STRAY_AFTER_S + 0.01, self.hint)
+        elif now - self._strays[0] >= _STRAY_AFTER_S:
+            lost = list(self._strays[1] & strays)
+            for first in range(0, len(lost), _LOAD_AT_ONCE):
+                cursor = await conn.execute(self._sql["take_up"], (lost[first : first + _LOAD_AT_ONCE], worker))
+                await self._take_in(conn, worker, await cursor.fetchall())
+            self._strays = None
 
     async def _take_in(self, conn: psycopg.AsyncConnection[Any], worker: int, rows: list[Any]) -> None:
         cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))

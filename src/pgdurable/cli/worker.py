@@ -174,15 +174,9 @@ class _Worker:
 
 def running_steps(engine: Engine) -> list[str]:
     """What the engine executes right now, one line per step."""
-    host = engine._host
-    if host is None:
-        return []
-    now = time.perf_counter()
     return [
-        f"{hosted.label}: step {run.command.name}, attempt {run.attempt}, for {span(now - run.started)}"
-        for hosted in list(host.instances.values())
-        for run in hosted.steps.values()
-        if run.task is not None
+        f"instance {run['id']}: step {run['step']}, attempt {run['attempt']}, for {span(run['seconds'])}"
+        for run in engine.running_steps()
     ]
 
 
