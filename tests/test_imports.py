@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pgdurable"
 FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
     {"cli", "testing", "ui"},
-    {"engine", "client", "sync", "_engine"},
+    {"engine", "client", "handle", "sync", "_engine"},
     {"workflow", "context", "retry", "codec", "_signature"},
     {"_runtime", "_store"},
     {"_core"},

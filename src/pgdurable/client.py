@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import shlex
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import timedelta
 from types import TracebackType
-from typing import Any, Generic, TypeVar
+from typing import Any
 
 import msgspec
 import psycopg
@@ -20,161 +18,23 @@ from pgdurable._engine.connections import connect_failed, is_passing, make_pool,
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
-from pgdurable.codec import decode_stored, encode
+from pgdurable.codec import encode
 from pgdurable.errors import (
     ConnectionFailed,
-    InstanceFailed,
     InstanceFinished,
     InstanceNotFound,
-    InstancePaused,
     InvalidId,
     InvalidInput,
     PgDurableError,
 )
+from pgdurable.handle import Entry, Handle, InstanceInfo, from_json, info_of
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
 __all__ = ["Client", "Entry", "Handle", "InstanceInfo"]
 
-T = TypeVar("T")
 PAYLOAD_LIMIT = 1024 * 1024
 _List = list  # inside Client, `list` is the method
-_ENDED = ("completed", "failed", "cancelled", "timed_out")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """One row of an instance's history.
-
-    Attributes:
-        event_id: its place; counts up, gaps allowed.
-        kind: `started`, `step`, `attempt`, `timer`, `signal`, `void`, or the final status.
-        seq: number of the command it answers, or None.
-        name: of the step or signal.
-        attempt: which try, from 1.
-        value: result of a step, payload of a signal, input or output of the instance.
-        error: a failure as a dict with `type`, `message`, `traceback`; or None.
-        elapsed_ms: how long the attempt ran.
-        at: database time.
-    """
-
-    event_id: int
-    kind: str
-    seq: int | None
-    name: str | None
-    attempt: int | None
-    value: Any
-    error: dict[str, Any] | None
-    elapsed_ms: float | None
-    at: datetime
-
-
-@dataclass(frozen=True)
-class InstanceInfo:
-    """The state of one instance. `id` is the user-chosen id, or `instance_id` as text."""
-
-    id: str
-    instance_id: uuid.UUID
-    workflow: str
-    version: str | None
-    status: str
-    queue: str
-    priority: int
-    owner: int | None
-    parent: uuid.UUID | None
-    takeovers: int
-    submitted_by: str
-    created_at: datetime
-    started_at: datetime | None
-    finished_at: datetime | None
-    wake_at: datetime | None
-    deadline: datetime | None
-    input: Any = None
-    output: Any = None
-    error: dict[str, Any] | None = None
-    labels: dict[str, Any] | None = None
-
-
-class Handle(Generic[T]):
-    """One instance, wherever it runs.
-
-    Attributes:
-        id: the user-chosen id, or the instance's UUID as text. Signals and SQL functions take it.
-        instance_id: the instance's UUID.
-    """
-
-    __slots__ = ("_client", "_type", "id", "instance_id")
-
-    def __init__(self, client: Client, instance_id: uuid.UUID, id: str | None = None, type: Any = Any) -> None:
-        self._client = client
-        self.instance_id = instance_id
-        self.id = id if id is not None else str(instance_id)
-        self._type = type
-
-    async def status(self) -> str:
-        """pending, running, waiting, paused, completed, failed, cancelled or timed_out."""
-        return (await self._client._describe(self.instance_id)).status
-
-    async def describe(self) -> InstanceInfo:
-        """The whole state of the instance."""
-        return await self._client._describe(self.instance_id)
-
-    async def result(self, timeout: float | timedelta | None = None) -> T:
-        """The workflow's result, decoded to its annotated type, once the instance has ended.
-
-        Args:
-            timeout: seconds (or timedelta) to wait; None: for ever. Running out of it does not touch the instance.
-        Raises:
-            InstanceFailed: it ended failed, cancelled or timed_out.
-            InstancePaused: it is paused, and will not end before somebody resumes it.
-            TimeoutError: it has not ended in time. Safe to call again.
-        """
-        wait = seconds(timeout)
-        future = self._client._outcome_of(self.instance_id.bytes)
-        try:
-            status, output, error = await asyncio.wait_for(asyncio.shield(future), wait)
-        except asyncio.TimeoutError:
-            if future.done():  # the instance itself ended in a TimeoutError: not ours
-                raise
-            raise TimeoutError(f"instance {self.id} has not ended within {wait:g} s") from None
-        finally:
-            self._client._forget_outcome(self.instance_id.bytes, future)
-        if status == "completed":
-            result: T = decode_stored(output or b"null", self._type, what=f"instance {self.id}: result")
-            return result
-        raise _unhappy_end(self.id, status, error, self._client.schema)
-
-    async def signal(self, name: str, payload: Any = None) -> None:
-        """Sends a signal; it is durable when this returns. Signals of one sender arrive in order, each once.
-
-        Raises InstanceFinished when the instance has ended, CodecError when the payload is not JSON.
-        """
-        await self._client.signal(self.id, name, payload)
-
-    async def resume(self) -> bool:
-        """Lets a paused instance go on. Returns whether it was paused."""
-        return bool(await self._client._one("resume", (self.id,)))
-
-    async def history(self) -> AsyncIterator[Entry]:
-        """The instance's history in order, from its start; its end, if it has ended, comes last."""
-        client = self._client
-        info = await client._describe(self.instance_id)
-        yield Entry(0, "started", None, info.workflow, None, info.input, None, None, info.started_at or info.created_at)
-        last = 0
-        while True:
-            rows = await client._rows("history", (self.instance_id, last, 1000))
-            for event_id, kind, seq, name, attempt, payload, error, elapsed_ms, at in rows:
-                yield Entry(
-                    event_id, kind, seq, name, attempt, _json(payload), _json(error), elapsed_ms, at
-                )  # fmt: skip
-                last = event_id
-            if len(rows) < 1000:
-                break
-        if info.finished_at is not None:
-            yield Entry(last + 1, info.status, None, None, None, info.output, info.error, None, info.finished_at)
-
-    def __repr__(self) -> str:
-        return f"<Handle {self.id}>"
 
 
 class Client:
@@ -465,7 +325,7 @@ class Client:
                 "list_instances", {"status": status, "workflow": name, "before": before, "limit": page}
             )
             for row in rows:
-                yield _info(row)
+                yield info_of(row)
             if len(rows) < page:
                 return
             before = rows[-1][0]
@@ -500,7 +360,7 @@ class Client:
                 f"no instance has the id {instance_id}", hint="It may have been deleted since it was started."
             )
         row = rows[0]
-        return _info(row[:16], *(_json(text) for text in row[16:20]))
+        return info_of(row[:16], *(from_json(text) for text in row[16:20]))
 
     def _explain(self, error: psycopg.Error) -> PgDurableError:
         kinds: dict[str, Callable[..., PgDurableError]] = {
@@ -584,30 +444,3 @@ def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | Non
 
 def _dump(value: Any) -> bytes:
     return bytes(value)
-
-
-def _json(text: str | None) -> Any:
-    return None if text is None else decode_stored(text)
-
-
-def _info(row: Any, *payloads: Any) -> InstanceInfo:
-    id, key, *rest = row
-    return InstanceInfo(key if key is not None else str(id), id, *rest, *payloads)
-
-
-def _unhappy_end(id: str, status: str, error: Any, schema: str) -> PgDurableError:
-    option = "" if schema == "durable" else f" --schema {schema}"
-    found = decode_stored(error) if isinstance(error, (str, bytes)) else (error or {})
-    found = found if isinstance(found, dict) else {}
-    message, kind = found.get("message") or "", found.get("type")
-    shown = (kind or "").removeprefix("builtins.")
-    if status == "paused":
-        return InstancePaused(
-            f"instance {id} is paused: {message}",
-            hint=f"Deploy code that fits, then: pgdurable resume {shlex.quote(id)}{option}",
-        )
-    return InstanceFailed(
-        f"instance {id} ended {status}" + (f": {shown}: {message}" if shown else ""),
-        id=id, status=status, type=kind, traceback=found.get("traceback"),
-        hint=f"pgdurable show {shlex.quote(id)}{option} shows what it did.",
-    )  # fmt: skip

@@ -15,11 +15,12 @@ import psycopg
 
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
-from pgdurable._engine.host import Host, StartRecord
+from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.membership import Membership
 from pgdurable._engine.poller import Poller
+from pgdurable._engine.records import StartRecord
 from pgdurable._engine.starts import BulkStart, KeyedStarts
 from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard

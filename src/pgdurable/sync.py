@@ -14,7 +14,7 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
-from pgdurable.client import Entry, InstanceInfo
+from pgdurable.handle import Entry, InstanceInfo
 from pgdurable.workflow import Workflow
 
 __all__ = ["Client", "Engine", "Handle"]
