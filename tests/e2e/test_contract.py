@@ -189,7 +189,6 @@ async def test_time_and_chance_are_the_same_in_replay(ns: Namespace) -> None:
     assert seen[0] == seen[1] == result[:-1]
 
 
-@pytest.mark.xfail(strict=True, reason="claim() gives a parked instance that was never claimed before a new start time")
 async def test_time_and_chance_are_the_same_after_parking(ns: Namespace) -> None:
     seen.clear()
     async with ns.engine(times, park_after=0.05) as engine:

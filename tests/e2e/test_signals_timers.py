@@ -301,7 +301,6 @@ async def test_a_parked_instance_wakes_by_a_signal(ns: Namespace) -> None:
     assert ns.history(h, "kind") == [("step",), ("signal",), ("step",)]
 
 
-@pytest.mark.xfail(strict=True, reason="claim() gives a parked instance that was never claimed before a new start time")
 async def test_a_parked_instance_wakes_by_its_timer_not_early_and_not_late(ns: Namespace) -> None:
     replays.clear()
     async with ns.engine(parks, park_after=0.05) as engine:

@@ -259,7 +259,7 @@ async def test_an_uncaught_error_of_a_step_fails_the_instance(ns: Namespace) -> 
 
     async with ns.engine(uncaught) as engine:
         h = await engine.start(uncaught)
-        with pytest.raises(pgd.InstanceFailed, match=r"ended failed: builtins\.ValueError: no luck") as failed:
+        with pytest.raises(pgd.InstanceFailed, match="ended failed: ValueError: no luck") as failed:
             await h.result(timeout=20)
         assert (failed.value.id, failed.value.status) == (h.id, "failed")
         assert "no luck" in failed.value.traceback

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import sys
 import threading
 import time
 from typing import Any
@@ -181,7 +180,6 @@ def test_opening_on_no_server_leaves_no_thread(tmp_path: Any) -> None:
     assert threading.active_count() == before
 
 
-@pytest.mark.xfail(sys.version_info < (3, 13), strict=True, reason="time.sleep is audited from Python 3.13 on only")
 def test_blocking_sleep_in_a_def_workflow_is_refused(ns: Namespace) -> None:
     @pgd.workflow
     def sleepy() -> None:
