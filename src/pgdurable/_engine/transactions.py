@@ -223,7 +223,9 @@ class Transactions:
         command = run.command
         while True:
             try:
-                async with self._pool.connection() as conn:
+                # Not of the pool: its connections may all be held by steps that wait for locks of a step that waits
+                # for this instance's order, which is held until the outcome is known.
+                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
                     cursor = await conn.execute(self._settle, (
                         run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, run.hosted.worker,
                     ))  # fmt: skip
