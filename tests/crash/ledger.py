@@ -207,6 +207,9 @@ def _expected_entries(instance: Instance) -> list[Entry]:
         return [Entry(token, f"letter {letter}", 1, 2, 1) for letter in range(first, args["signals"])]
     if instance.workflow == "slow_payer":
         return [Entry(token, "pay", 1, 1, 0)]
+    if instance.workflow == "rivals":
+        moves = [Entry(token, str(cents), 1, 2, cents) for cents in (1, 2, 3)]
+        return [Entry(token, "enter", 1, 1, 0), *moves]
     if instance.workflow == "locker":
         return [Entry(token, "pay", 1, 2, 5)]
     return []

@@ -126,9 +126,13 @@ async def test_connection_lost_before_the_commit_took_effect(
         async with await psycopg.AsyncConnection.connect(scenario.dsn, autocommit=True) as gate:
             await gate.execute("select pg_advisory_lock(4711)")
             worker = await scenario.begin(lease=10.0)
-            scenario.wave(worker)
-            for _ in range(3):
+            # More steps than the engine has connections, all after the same rows: whoever asks for the outcome of a
+            # commit must not need a connection that one of them holds.
+            for _ in range(8):
+                scenario.give(worker, scenario.make("rivals", keyed=False))
+            for _ in range(6):
                 await terminate_in_commit(scenario, "advisory")
+            scenario.wave(worker)
         await scenario.finish()
 
 

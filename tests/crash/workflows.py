@@ -33,6 +33,7 @@ DELAYS = {
     "unlucky": set(),
     "slow_payer": set(),
     "locker": set(),
+    "rivals": set(),
 }
 SIGNALS = {"postman": 4, "clerk": 1}
 """How many signals named `go` each instance of a workflow wants."""
@@ -243,4 +244,13 @@ async def locker(token: str, nap: float) -> dict[str, Any]:
     return {"token": token, "noted": [], "moved": {"pay": await lock_and_wait(token, "pay", 1, 2, 5, nap)}}
 
 
-WORKFLOWS = {w.name: w for w in (shop, postman, clerk, sleeper, unlucky, slow_payer, locker)}
+@pgd.workflow
+async def rivals(token: str) -> dict[str, Any]:
+    """Steps of one instance that want each other's place in its order, and other instances' rows."""
+    paid = await asyncio.gather(
+        enter(token, "enter", 0.0), move(token, "1", 1, 2, 1), move(token, "2", 1, 2, 2), move(token, "3", 1, 2, 3)
+    )
+    return {"token": token, "noted": [], "moved": {"pay": sum(paid[1:])}}
+
+
+WORKFLOWS = {w.name: w for w in (shop, postman, clerk, sleeper, unlucky, slow_payer, locker, rivals)}
