@@ -29,8 +29,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         ("context", "wait_signal"),
     ],
     "Running and starting": [
-        ("engine", "Engine"), ("client", "Client"), ("client", "Handle"), ("client", "InstanceInfo"),
-        ("client", "Entry"),
+        ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
+        ("handle", "Entry"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [

@@ -48,6 +48,7 @@ copy @extschema@.instances (id, workflow, version, status, queue, owner, input) 
 -- name: release_instances
 update @extschema@.instances i
    set status = u.status, output = u.output, error = u.error, wake_at = u.wake_at, owner = null,
+       started_at = coalesce(i.started_at, i.created_at),
        finished_at = case when u.status in ('completed', 'failed', 'cancelled', 'timed_out') then now() end
   from unnest($2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[], $6::timestamptz[])
        as u (id, status, output, error, wake_at)

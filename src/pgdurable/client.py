@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.connections import connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key, new_id
+from pgdurable._engine.tasks import end_tasks
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.codec import encode
@@ -91,8 +92,7 @@ class Client:
     async def close(self) -> None:
         """Closes the connections. Instances go on wherever they run."""
         if self._watcher is not None:
-            self._watcher.cancel()
-            await asyncio.gather(self._watcher, return_exceptions=True)
+            await end_tasks(self._watcher)
             self._watcher = None
         for futures in self._waiting.values():
             for future in futures:

@@ -22,6 +22,7 @@ from pgdurable._engine.membership import Membership
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.starts import BulkStart, KeyedStarts
+from pgdurable._engine.tasks import end_tasks
 from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store import migrations
@@ -210,9 +211,7 @@ class Engine(Client):
             host.draining = True
             await self._drain(host, seconds(drain))
         finally:
-            for task in [*self._tasks, *([self._rejoining] if self._rejoining else [])]:
-                task.cancel()
-            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await end_tasks(*self._tasks, self._rejoining)
             left = host.drop_everything()
             if left:
                 await asyncio.wait(left, timeout=5.0)  # transactions roll back

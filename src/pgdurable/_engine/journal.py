@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from pgdurable._core import Batch, Flusher
 from pgdurable._engine import probes
 from pgdurable._engine.clock import DatabaseClock
+from pgdurable._engine.tasks import end_tasks
 from pgdurable.errors import FencedError, PgDurableError
 
 __all__ = ["Journal", "Tag"]
@@ -281,8 +282,7 @@ class Journal:
 
     async def _stop_connecting(self) -> None:
         if self._reconnecting is not None:
-            self._reconnecting.cancel()
-            await asyncio.gather(self._reconnecting, return_exceptions=True)
+            await end_tasks(self._reconnecting)
             self._reconnecting = None
         if self._connecting is not None:
             await asyncio.gather(self._connecting, return_exceptions=True)
