@@ -32,7 +32,7 @@ COUNTS = {
     "transaction.committed": (1, 7),
 }
 DEFAULT = (1, 5)
-GROUPS = [probes.POINTS[i::3] for i in range(3)]
+GROUPS = [probes.POINTS[i::2] for i in range(2)]
 
 
 async def die_twice(dsn: str, folder: Path, seed: int, point: str) -> None:
