@@ -13,6 +13,7 @@ import psycopg
 import pytest
 
 import pgdurable as pgd
+from pgdurable._engine.hosted import Hosted
 
 
 @pgd.step
@@ -205,3 +206,37 @@ async def test_claim_whose_answer_was_lost_is_taken_up(dsn: str, schema: str, lo
             await asyncio.wait_for(broken.wait(), 20)
             await handle.signal("end", 1)
             assert await handle.result(timeout=10) == 1
+
+
+@pytest.mark.parametrize("then", ["ends", "asks for a step"])
+async def test_blocking_workflow_is_not_parked_before_its_burst_is_seen(
+    dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    """The sweep comes by when the workflow's thread has ended, or asked for a step, and nobody has looked yet."""
+    swept = False
+
+    def blocking() -> str:
+        pgd.wait_signal("end")
+        if then == "asks for a step":
+            quick()
+        return "done"
+
+    def thread_waits(self: Hosted) -> None:
+        def late() -> None:
+            nonlocal swept
+            if self.machine.outcome is not None or self.machine.issued:
+                swept = True
+                self.host._idle[self.id] = self
+                self.idle_since = 0.0
+                self.host.park_idle()
+            self.thread_idle()
+
+        self.host.loop.call_soon_threadsafe(late)
+
+    monkeypatch.setattr(Hosted, "thread_waits", thread_waits)
+    workflow: pgd.Workflow[..., str] = pgd.Workflow(blocking)
+    async with pgd.Engine(dsn, schema=schema, workflows=[workflow], migrate=True) as engine:
+        handle = await engine.start(workflow)
+        await handle.signal("end")
+        assert await handle.result(timeout=10) == "done"
+    assert swept

@@ -323,6 +323,8 @@ class Host:
             machine = hosted.machine
             if hosted.steps or hosted.unacked or machine.busy or hosted.holder is not None or hosted.releasing:
                 continue
+            if machine.issued or machine.outcome is not None or hosted.pending_deliveries:
+                continue  # a `def` workflow's thread has just ended or asked for more, and that is not seen to yet
             dues = [command.due_us for command in machine.pending.values() if command.kind == "timer"]
             wake_at_us = min(dues) if dues else None
             if wake_at_us is not None and wake_at_us <= horizon:
