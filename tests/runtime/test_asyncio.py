@@ -378,6 +378,22 @@ def test_context_variables_belong_to_tasks_and_begin_empty() -> None:
         variable.reset(token)
 
 
+def test_what_is_due_already_takes_no_timer() -> None:
+    @workflow
+    async def flow() -> Any:
+        loop = asyncio.get_running_loop()
+        seen: list[str] = []
+        loop.call_later(0, seen.append, "now")
+        loop.call_at(loop.time() - 5, seen.append, "past")
+        loop.call_later(-1e400, seen.append, "long past")
+        await asyncio.sleep(0)
+        return seen
+
+    owner = run(flow)
+    assert owner.result == ["now", "past", "long past"]
+    assert owner.machine.next_seq == 0
+
+
 def test_task_names_and_the_current_task() -> None:
     @workflow
     async def flow() -> Any:

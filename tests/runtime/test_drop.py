@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import gc
+import subprocess
 import sys
 import time
 import weakref
@@ -157,6 +158,19 @@ def test_code_that_catches_everything_in_a_loop_is_given_up(fn: Any, caplog: pyt
     while not caplog.messages and time.monotonic() < deadline:
         time.sleep(0.001)
     assert "code does not end when its instance leaves memory" in caplog.messages[0]
+
+
+def test_code_that_was_given_up_does_not_hang_the_exit_of_the_process() -> None:
+    """The interpreter closes what it collects at its end, and the bare `except:` went on with that."""
+    program = (
+        f"import sys; sys.path[:0] = {sys.path!r}\n"
+        "from tests.runtime.harness import Owner, workflow\n"
+        "from tests.runtime.test_drop import asks_for_steps, waits_for_a_future\n"
+        "for fn in (asks_for_steps, waits_for_a_future):\n"
+        "    Owner(workflow(fn)).start().drop()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr.count("code does not end when its instance leaves memory") == 2
 
 
 def test_a_task_that_never_began() -> None:

@@ -125,14 +125,15 @@ def test_drop_unwinds_the_thread(where: str) -> None:
             seen.append("an ordinary except must not see it")
         finally:
             seen.append("finally")
-            try:
-                b()
-            finally:
-                seen.append("inner")
+            for wait in (b, lambda: pgd.sleep(1), lambda: pgd.wait_signal("s"), lambda: pgd.wait_signal("s")):
+                try:
+                    wait()
+                except BaseException:
+                    seen.append("inner")
 
     owner = Owner(waiting).start()
     owner.drop()
-    assert seen == ["finally", "inner"]
+    assert seen == ["finally", *["inner"] * 4]
     assert owner.machine.outcome is None
     assert [command.name for command in owner.machine.issued] == []
 

@@ -18,9 +18,6 @@ logger = logging.getLogger("pgdurable.workflow")
 # Code that catches every exception in a loop never ends; this often it is told.
 MOST_THROWS = 1000
 
-# Suspended for good: collecting them would set them going again.
-_undying: list[Any] = []
-
 
 def unwind(coro: Coroutine[Any, Any, Any], label: str) -> None:
     """Raises InstanceDropped in the coroutine, and again at whatever it awaits on its way out, until it has ended."""
@@ -33,8 +30,15 @@ def unwind(coro: Coroutine[Any, Any, Any], label: str) -> None:
             return
         if awaited is not None:
             awaited._asyncio_future_blocking = False  # as a task would, lest it raises when awaited again
-    _undying.append(coro)
+    _keep_for_ever(coro)
     logger.error("%s: code does not end when its instance leaves memory: %r catches every exception", label, coro)
+
+
+def _keep_for_ever(coro: Any) -> None:
+    """Takes a reference that nobody gives back: to collect it, even at exit, the interpreter would set it going."""
+    import ctypes
+
+    ctypes.pythonapi.Py_IncRef(ctypes.py_object(coro))
 
 
 class _Collecting(local):
