@@ -265,7 +265,7 @@ async def _pages(bodies: list[Node], tag: Any, label: int) -> AsyncIterator[Any]
 
 def run_blocking(node: Node, tag: Any = 0) -> Any:
     """The same for a `def` workflow."""
-    label = node["label"]
+    label, timed = node["label"], node["timed"]
     match node["do"]:
         case "step":
             try:
@@ -275,10 +275,13 @@ def run_blocking(node: Node, tag: Any = 0) -> Any:
                     raise
                 return str(error)
         case "sleep":
+            before = pgd.now()
             pgd.sleep(node["seconds"])
-            return pgd.now().isoformat()
+            return pgd.now().isoformat() if timed else (pgd.now() - before).total_seconds() >= node["seconds"]
         case "chance":
-            return work(tag, label, [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat(), label])
+            drawn = [str(pgd.uuid4()), pgd.random(), pgd.now().isoformat(), label]
+            echoed = work(tag, label, drawn)
+            return drawn if timed else echoed == drawn
         case "signal":
             try:
                 return pgd.wait_signal(node.get("name", f"s{label}"), timeout=node["timeout"])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from typing import Any
 
 import psycopg
@@ -17,7 +18,7 @@ from hypothesis import strategies as st
 
 import pgdurable as pgd
 from pgdurable.workflow import Workflow
-from tests.property.programs import executions, listeners, nodes, programs, run_program
+from tests.property.programs import executions, listeners, nodes, programs, run_blocking, run_program
 from tests.property.test_replay import untimed_outcome
 
 PATIENCE_S = 20.0
@@ -27,7 +28,12 @@ async def program(node: dict[str, Any], tag: int) -> Any:
     return await run_program(node, tag)
 
 
+def blocking_program(node: dict[str, Any], tag: int) -> Any:
+    return run_blocking(node, tag)
+
+
 definition = Workflow(program)
+blocking_definition = Workflow(blocking_program)
 
 
 class Crashing:
@@ -43,7 +49,12 @@ class Crashing:
 
     def _engine(self) -> pgd.Engine:
         return pgd.Engine(
-            self.dsn, schema=self.schema, migrate=True, workflows=[definition], poll_interval=0.05, park_after=0.02
+            self.dsn,
+            schema=self.schema,
+            migrate=True,
+            workflows=[definition, blocking_definition],
+            poll_interval=0.05,
+            park_after=0.02,
         )
 
     async def crash(self, instances: list[Any]) -> None:
@@ -67,14 +78,16 @@ class Crashing:
         await self.engine.open()
 
     def _take_over(self, worker: int) -> None:
+        deadline = time.monotonic() + PATIENCE_S
         with psycopg.connect(self.dsn, autocommit=True) as conn:
-            while True:
+            while time.monotonic() < deadline:
                 row = conn.execute(
                     f"select state, {self.schema}.take_over(id, beat, null) from {self.schema}.workers where id = %s",
                     (worker,),
                 ).fetchone()
                 if row is None or row[0] == "dead" or row[1]:
                     return
+        raise AssertionError(f"worker {worker} cannot be taken over")
 
     async def look(self, instances: list[Any]) -> None:
         """Notes which steps have a checkpoint by now, and whether any ran again that had one before."""
@@ -140,13 +153,19 @@ async def all_outcomes(handles: list[Any]) -> list[Any]:
     return await asyncio.gather(*(outcome(handle) for handle in handles))
 
 
-async def run(dsn: str, schema: str, batch: list[Any], crashes: list[tuple[int, int]], seed: int) -> tuple[Any, Any]:
+async def run(
+    dsn: str, schema: str, batch: list[Any], threaded: int, crashes: list[tuple[int, int]], seed: int
+) -> tuple[Any, Any]:
+    """Outcomes, and steps that ran again. The last `threaded` programs are for `def` workflows."""
     rng = random.Random(seed)
     crashing = Crashing(dsn, schema)
     await crashing.engine.open()
     try:
         async with pgd.Client(dsn, schema=schema) as client:
-            started = await crashing.engine.start_many(definition, [(node, n) for n, node in enumerate(batch)])
+            inputs = [(node, n) for n, node in enumerate(batch)]
+            first = len(batch) - threaded
+            started = await crashing.engine.start_many(definition, inputs[:first])
+            started += await crashing.engine.start_many(blocking_definition, inputs[first:])
             instances = [handle.instance_id for handle in started]
             handles = [await client.get(instance) for instance in instances]
             sending = asyncio.ensure_future(send_signals(handles, batch, rng))
@@ -173,16 +192,18 @@ async def run(dsn: str, schema: str, batch: list[Any], crashes: list[tuple[int, 
 )
 @given(
     batch=st.lists(programs(timed=False, most_nodes=16), min_size=3, max_size=12),
+    blocking=st.lists(programs(timed=False, blocking=True, most_nodes=8), max_size=4),
     crashes=st.lists(st.tuples(st.integers(0, 15), st.integers(0, 12)), min_size=1, max_size=3),
     seed=st.integers(0, 2**32 - 1),
 )
 def test_crashed_engines_give_the_crash_free_result(
-    dsn: str, schema: str, batch: list[Any], crashes: list[tuple[int, int]], seed: int
+    dsn: str, schema: str, batch: list[Any], blocking: list[Any], crashes: list[tuple[int, int]], seed: int
 ) -> None:
     expected = [untimed_outcome(node) for node in batch]
+    expected += [untimed_outcome(node, fn=run_blocking) for node in blocking]
     executions.clear()
-    found, again = asyncio.run(run(dsn, schema, batch, crashes, seed))
+    found, again = asyncio.run(run(dsn, schema, batch + blocking, len(blocking), crashes, seed))
     note(f"{len(executions)} executions, {len(crashes)} crashes")
-    for node, wanted, got in zip(batch, expected, found, strict=True):
+    for node, wanted, got in zip(batch + blocking, expected, found, strict=True):
         assert got == wanted, node
     assert again == [], "steps ran again that had a checkpoint"

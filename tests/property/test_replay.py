@@ -13,7 +13,7 @@ from typing import Any
 from hypothesis import given, note, settings
 from hypothesis import strategies as st
 
-from tests.property.programs import executions, programs, run_blocking, run_program
+from tests.property.programs import executions, nodes, programs, run_blocking, run_program
 from tests.runtime.harness import Event, Owner, encode, outcome_of, workflow
 
 MOST_EVENTS = 3000
@@ -135,12 +135,10 @@ def test_a_program_without_time_gives_the_same_whatever_the_order(program: Any, 
     assert outcomes[0] == outcomes[1]
 
 
-def untimed_outcome(program: Any, seed: int = 0) -> Any:
+def untimed_outcome(program: Any, seed: int = 0, fn: Any = run_program) -> Any:
     """The outcome of a program without time, run without a database."""
-    from tests.property.programs import nodes
-
     executions.clear()
-    owner = Owner(workflow(run_program), program).start()
+    owner = Owner(workflow(fn), program).start()
     for node in nodes(program):
         if node["do"] == "signal":
             name = f"s{node['label']}"
