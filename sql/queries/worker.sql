@@ -63,6 +63,9 @@ select extract(epoch from min(d.wake_at) - now())::float8
      limit 1
  ) d
 
+-- name: fence_transaction
+select @extschema@.fence({})
+
 -- name: checkpoint_transaction
 insert into @extschema@.history
     (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, recorded_at)

@@ -22,6 +22,7 @@ from pgdurable._engine.membership import Membership
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.starts import BulkStart, KeyedStarts
+from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.tasks import end_tasks
 from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard
@@ -132,7 +133,9 @@ class Engine(Client):
         # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
         pool = await make_pool(self._dsn, max_size=3)
         self._worker_pool = pool
-        self._transaction_pool = await make_pool(self._dsn, max_size=self._max_transactions)
+        self._transaction_pool = await make_pool(
+            self._dsn, max_size=self._max_transactions, connection_class=AsyncStepConnection
+        )
         known = Registry(self._registry)
         journal = Journal(
             self._dsn, named_queries("flush", self.schema),
@@ -142,9 +145,7 @@ class Engine(Client):
             journal, known, payload_limit=self.payload_limit, threads=self._max_threads, park_after=self._park_after
         )
         self._journal = journal
-        host.transactions = Transactions(
-            host, self._transaction_pool, self._dsn, named_queries("worker", self.schema), self._max_transactions
-        )
+        host.transactions = Transactions(host, self._transaction_pool, self._dsn, self.schema, self._max_transactions)
         self._membership = Membership(
             pool, self.schema, lease=self._lease, name=self._name_, on_fenced=self._fenced,
             on_orphans=lambda: self._poller.hint(),

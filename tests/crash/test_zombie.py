@@ -6,8 +6,6 @@ import signal
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from .driver import PATIENCE_S, Order, Scenario
 
 LEASE_S = 2.0
@@ -81,7 +79,6 @@ async def test_stopped_worker_writes_nothing_after_its_takeover(dsn: str, tmp_pa
         await stop_and_continue(scenario, [scenario.make("slow_payer", keyed=False) for _ in range(3)], PATIENCE_S)
 
 
-@pytest.mark.xfail(reason="a stopped worker's open transaction steps keep their row locks until it goes on or ends")
 async def test_stopped_workers_locks_do_not_hold_up_its_successor(dsn: str, tmp_path: Path, seed: int) -> None:
     async with Scenario(dsn, tmp_path, seed) as scenario:
         await stop_and_continue(scenario, [scenario.make("locker", keyed=False)], 6.0)

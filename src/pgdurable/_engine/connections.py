@@ -110,7 +110,9 @@ async def probe(dsn: str) -> None:
     await connection.close()
 
 
-async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+async def make_pool(
+    dsn: str, *, max_size: int, connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection
+) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
     """An open pool of autocommit connections, none of them made yet."""
     # While the server is away the pool would warn of every attempt; the journal says it once.
     pool_logger = logging.getLogger("psycopg.pool")
@@ -118,6 +120,7 @@ async def make_pool(dsn: str, *, max_size: int) -> AsyncConnectionPool[psycopg.A
         pool_logger.setLevel(logging.ERROR)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         dsn,
+        connection_class=connection_class,
         kwargs={"autocommit": True},
         min_size=0,
         max_size=max_size,

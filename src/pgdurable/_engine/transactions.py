@@ -21,7 +21,9 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.connections import read_only, read_only_for_good
+from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection
 from pgdurable._engine.steps import StepRun
+from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
 from pgdurable.errors import CodecError
 
@@ -49,19 +51,23 @@ class Transactions:
     def __init__(
         self,
         host: Host,
-        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        pool: AsyncConnectionPool[AsyncStepConnection],
         dsn: str,
-        queries: dict[str, str],
+        schema: str,
         max_size: int,
     ) -> None:
         self._host = host
         self._pool = pool
         self._dsn = dsn
         self._max_size = max_size
+        queries = named_queries("worker", schema)
+        # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
+        # and so frees the rows they have locked. One message for both.
+        self._begin = "begin; " + queries["fence_transaction"]
         self._checkpoint = queries["checkpoint_transaction"]
         self._settle = queries["settle_transaction"]
         self._read = queries["read_checkpoint"]
-        self._sync_pool: ConnectionPool[psycopg.Connection[Any]] | None = None
+        self._sync_pool: ConnectionPool[StepConnection] | None = None
         self._lock = threading.Lock()
 
     async def run(self, run: StepRun) -> None:
@@ -112,22 +118,22 @@ class Transactions:
     async def _attempt(self, run: StepRun) -> int:
         command = run.command
         committing = False
-        conn: psycopg.AsyncConnection[Any] | None = None
+        conn: AsyncStepConnection | None = None
         try:
-            async with self._pool.connection() as conn:
-                async with conn.transaction():
-                    value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
-                    payload = self._payload(run, value)
-                    if probes.armed:
-                        probes.reach("transaction.ran")
-                    await run.hosted.hold_order(run, run.attempt)
-                    committing = True
-                    # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
-                    cursor = await conn.execute(self._checkpoint, self._row(run, payload), prepare=True)
-                    row = await cursor.fetchone()
-                    if probes.armed:
-                        probes.reach("transaction.checkpointed")
-                return _us(row)
+            async with self._pool.connection() as conn, conn.step(self._begin.format(run.hosted.worker)):
+                value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                conn.check_open()
+                payload = self._payload(run, value)
+                if probes.armed:
+                    probes.reach("transaction.ran")
+                await run.hosted.hold_order(run, run.attempt)
+                committing = True
+                # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
+                cursor = await conn.execute(self._checkpoint, self._row(run, payload), prepare=True)
+                row = await cursor.fetchone()
+                if probes.armed:
+                    probes.reach("transaction.checkpointed")
+            return _us(row)
         except psycopg.OperationalError as error:
             if committing:
                 return await self._settled(run, error)
@@ -160,10 +166,11 @@ class Transactions:
     def _attempt_blocking(self, run: StepRun) -> int:
         command = run.command
         attempt = run.attempt
-        conn: psycopg.Connection[Any] | None = None
+        conn: StepConnection | None = None
         try:
-            with self._threads_pool().connection() as conn, conn.transaction():
+            with self._threads_pool().connection() as conn, conn.step(self._begin.format(run.hosted.worker)):
                 value = command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                conn.check_open()
                 payload = self._payload(run, value)
                 permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
                     run.hosted.hold_order(run, attempt), self._host.loop
@@ -180,12 +187,12 @@ class Transactions:
                 raise
             raise _Unavailable from error
 
-    def _threads_pool(self) -> ConnectionPool[psycopg.Connection[Any]]:
+    def _threads_pool(self) -> ConnectionPool[StepConnection]:
         with self._lock:
             if self._sync_pool is None:
                 self._sync_pool = ConnectionPool(
-                    self._dsn, kwargs={"autocommit": True}, min_size=0, max_size=self._max_size, open=True,
-                    timeout=30.0, reset=_renew,
+                    self._dsn, connection_class=StepConnection, kwargs={"autocommit": True}, min_size=0,
+                    max_size=self._max_size, open=True, timeout=30.0, reset=_renew,
                 )  # fmt: skip
             return self._sync_pool
 
