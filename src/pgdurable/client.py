@@ -35,6 +35,8 @@ from pgdurable.workflow import Workflow
 __all__ = ["Client", "Entry", "Handle", "InstanceInfo"]
 
 PAYLOAD_LIMIT = 1024 * 1024
+_READS = frozenset({"find_instance", "outcomes", "describe", "history", "list_instances"})
+_READ_TRIES = 6  # one more than there are pooled connections
 _List = list  # inside Client, `list` is the method
 
 
@@ -342,12 +344,19 @@ class Client:
         return self._pool_
 
     async def _rows(self, query: str, params: Any) -> _List[Any]:
-        try:
-            async with self._pool.connection() as conn:
-                cursor = await conn.execute(self._sql[query], params)
-                return await cursor.fetchall()
-        except psycopg.Error as error:
-            raise self._explain(error) from error
+        tries = _READ_TRIES if query in _READS else 1
+        while True:
+            tries -= 1
+            try:
+                async with self._pool.connection() as conn:
+                    cursor = await conn.execute(self._sql[query], params)
+                    return await cursor.fetchall()
+            except psycopg.OperationalError as error:
+                # A pooled connection may have died since it was last used. Reads are simply done again.
+                if tries <= 0:
+                    raise self._explain(error) from error
+            except psycopg.Error as error:
+                raise self._explain(error) from error
 
     async def _one(self, query: str, params: Any) -> Any:
         rows = await self._rows(query, params)

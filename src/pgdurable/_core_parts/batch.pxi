@@ -101,7 +101,7 @@ cdef class Batch:
             if attempt is None:
                 field_null(b)
             else:
-                field_i16(b, attempt)
+                field_i16(b, min(<int64_t> attempt, 32767))  # smallint; retries without end go on at its end
             field_text(b, kind)
             field_text(b, name)
             field_jsonb(b, payload)

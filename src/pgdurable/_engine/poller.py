@@ -61,6 +61,7 @@ class Poller:
         self._current = [host.registry.is_current(d) for d in definitions]
         self._tidied = time.monotonic()
         self._unsure = False
+        self._skipped = False
         self._strays: tuple[float, set[Any]] | None = None
         self.polls = 0
 
@@ -129,7 +130,8 @@ class Poller:
                     probes.reach("claim.returned")
                 for first in range(0, len(rows), _LOAD_AT_ONCE):
                     await self._take_in(conn, worker, rows[first : first + _LOAD_AT_ONCE])
-            self._unsure = self._strays is not None
+            self._unsure = self._strays is not None or self._skipped
+            self._skipped = False
             if host.instances:
                 await self._events(conn)
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
@@ -170,11 +172,25 @@ class Poller:
         for id, workflow, version, input, key, started_at, *_ in rows:
             if self._host.fenced or self._host.worker != worker:
                 return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
+            if id.bytes in self._host.instances and not await self._has_left(id.bytes):
+                self._skipped = True  # it is looked for as a stray
+                continue
             definition = self._host.registry.get(workflow, version)
             await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id, []))
             if time.monotonic() - breath > 0.005:
                 await asyncio.sleep(0)
                 breath = time.monotonic()
+
+    async def _has_left(self, id: bytes) -> bool:
+        """Whether an instance that was just parked, and claimed again at once, has left memory meanwhile.
+
+        Its claim can overtake the answer to its parking, which comes on another connection.
+        """
+        for _ in range(50):
+            if id not in self._host.instances:
+                return True
+            await asyncio.sleep(0.001)
+        return False
 
     async def _events(self, conn: psycopg.AsyncConnection[Any]) -> None:
         cursor = await conn.execute(self._sql["owned_events"], (self._host.worker,))
