@@ -14,7 +14,7 @@ cimport cython
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
 from libc.stdlib cimport free, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport getpid
 
@@ -40,6 +40,7 @@ include "_core_parts/arrays.pxi"
 include "_core_parts/wire.pxi"
 include "_core_parts/histogram.pxi"
 include "_core_parts/flusher.pxi"
+include "_core_parts/audit.pxi"
 
 
 def live_objects():

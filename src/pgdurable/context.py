@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 import msgspec
 
 from pgdurable._runtime.current import current_machine
-from pgdurable._runtime.machine import Machine
+from pgdurable._runtime.machine import LATEST_US, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.errors import PgDurableError
 from pgdurable.retry import seconds
@@ -64,7 +64,7 @@ def sleep(delay: float | timedelta) -> Any:
     if isinstance(machine, ThreadMachine):
         slot = machine.new_future()
         if wait > 0:
-            machine.issue_timer(machine.now_us + round(wait * 1e6), slot)
+            machine.issue_timer(_due_us(machine, wait), slot)
             machine.wait(slot)
         return None
     return asyncio.sleep(wait)
@@ -120,8 +120,15 @@ def _wait_signal_blocking(machine: ThreadMachine, name: str, timeout: float | No
         if slot.done():
             raise TimeoutError(f"{machine.label}: no signal {name!r} within {timeout:g} s")
         if timeout is not None and timer is None:
-            timer = machine.issue_timer(machine.now_us + round(timeout * 1e6), slot)
+            if timeout <= 0:
+                raise TimeoutError(f"{machine.label}: no signal {name!r} within {timeout:g} s")
+            timer = machine.issue_timer(_due_us(machine, timeout), slot)
         machine.wait_any()
+
+
+def _due_us(machine: Machine, wait: float) -> int:
+    due_us = machine.now_us + wait * 1e6
+    return LATEST_US if due_us > LATEST_US else round(due_us)
 
 
 def _typed(payload: Any, type: Any, name: str, machine: Machine) -> Any:

@@ -13,6 +13,7 @@ from typing import Any
 
 import psycopg
 
+from pgdurable._core import add_audit_hook
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
 from pgdurable._engine.host import Host
@@ -129,7 +130,7 @@ class Engine(Client):
 
     async def _join(self) -> None:
         if self._guard:
-            install_guard()
+            install_guard(add_audit_hook)
         # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
         pool = await make_pool(self._dsn, max_size=3)
         self._worker_pool = pool

@@ -182,7 +182,8 @@ class Hosted:
         """Delivers an event to the machine now, or when its thread waits again."""
         if self.closed:
             return
-        if self.machine.busy:
+        if self.machine.busy or self.pending_deliveries:
+            # Also behind those that wait for their turn: the thread may be idle, and thread_idle not have run yet.
             if self.pending_deliveries is None:
                 self.pending_deliveries = deque()
             self.pending_deliveries.append(call)

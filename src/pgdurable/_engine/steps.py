@@ -98,11 +98,12 @@ class StepRun:
         command = self.command
         host = self.hosted.host
         try:
-            call = contextvars.copy_context().run
-            future = host.loop.run_in_executor(
-                host.threads, lambda: call(command.step.fn, *command.args, **(command.kwargs or {}))
+            context = contextvars.copy_context()
+            value, failure = await host.loop.run_in_executor(
+                host.threads, lambda: context.run(_outcome, command.step.fn, command.args, command.kwargs or {})
             )
-            value = await future
+            if failure is not None:
+                raise failure
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):
                 logger.warning(
@@ -227,7 +228,7 @@ class StepRun:
         hosted.host.steps_done += 1
         hosted.steps.pop(self.command.seq, None)
         if not hosted.closed:
-            if hosted.machine.busy:
+            if hosted.machine.busy or hosted.pending_deliveries:
                 hosted.deliver(lambda: hosted.machine.answer(self.command.seq, self.value, self.error, at_us))
             else:
                 hosted.machine.answer(self.command.seq, self.value, self.error, at_us)
@@ -267,6 +268,18 @@ class AttemptRecord:
     def refused(self, error: PgDurableError) -> None:
         logger.error("%s: a failed attempt could not be recorded: %s", self.run.hosted.label, error)
         self.committed(0)
+
+
+def _outcome(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, BaseException | None]:
+    """(value, exception): an executor's future takes no StopIteration, and a coroutine cannot raise one."""
+    try:
+        return fn(*args, **kwargs), None
+    except StopIteration as error:
+        failure = RuntimeError("a step raised StopIteration")
+        failure.__cause__ = error
+        return None, failure
+    except BaseException as error:
+        return None, error
 
 
 def _is_misuse(step: Any, command: Command, error: BaseException) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 from pgdurable._runtime.current import current_machine
@@ -36,13 +37,23 @@ _REFUSED = frozenset(
 )
 _installed = False
 
+Hook = Callable[[str, tuple[Any, ...]], None]
 
-def install_guard() -> None:
-    """Refuses the above in workflow code from now on, in this process. Calling it again does nothing."""
+
+def install_guard(add_hook: Callable[[frozenset[str], Hook], None] | None = None) -> None:
+    """Refuses the above in workflow code from now on, in this process. Calling it again does nothing.
+
+    Args:
+        add_hook: puts in a hook that is called for these events only, cheaper than one of Python's that is called
+            for all; default `sys.addaudithook`.
+    """
     global _installed
     if not _installed:
         _installed = True
-        sys.addaudithook(_hook)
+        if add_hook is None:
+            sys.addaudithook(_hook)
+        else:
+            add_hook(_REFUSED, _hook)
         if sys.version_info < (3, 13):
             _guard_sleep(sys.modules["time"])
 
