@@ -12,11 +12,11 @@ from typing import Any
 import msgspec
 import psycopg
 from psycopg.types.json import Jsonb
-from psycopg_pool import AsyncConnectionPool
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
 from pgdurable._engine.connections import connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key, new_id
-from pgdurable._engine.tasks import end_tasks
+from pgdurable._engine.tasks import Bell, end_tasks
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.codec import encode
@@ -67,7 +67,7 @@ class Client:
         self._owns_pool = True
         self._waiting: dict[bytes, _List[asyncio.Future[tuple[str, Any, Any]]]] = {}
         self._watcher: asyncio.Task[None] | None = None
-        self._watch_now = asyncio.Event()
+        self._watch_now = Bell()
 
     async def __aenter__(self) -> Client:
         await self.open()
@@ -82,7 +82,7 @@ class Client:
         """Connects and checks the schema. Raises ConnectionFailed or SchemaError."""
         if self._pool_ is None:
             await probe(self._dsn)
-            pool = await make_pool(self._dsn, max_size=self._max_connections)
+            pool = await make_pool(self._dsn, max_size=self._max_connections, timeout=10.0)
             try:
                 async with pool.connection() as conn:
                     await migrations.check_async(conn, self.schema)
@@ -351,6 +351,8 @@ class Client:
                 async with self._pool.connection() as conn:
                     cursor = await conn.execute(self._sql[query], params)
                     return await cursor.fetchall()
+            except PoolTimeout as error:
+                raise self._explain(error) from error
             except psycopg.OperationalError as error:
                 # A pooled connection may have died since it was last used. Reads are simply done again.
                 if tries <= 0:
@@ -389,7 +391,7 @@ class Client:
         future: asyncio.Future[tuple[str, Any, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, []).append(future)
         self._pool  # noqa: B018  # raises when not open
-        self._watch_now.set()
+        self._watch_now.ring()
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return future
@@ -425,12 +427,9 @@ class Client:
                     self._tell_outcome(id.bytes, (status, output, error))
             pause = 0.005 if news else min(pause * 1.5, 0.5)
             self._watch_now.clear()
-            try:
-                await asyncio.wait_for(self._watch_now.wait(), pause)
+            if await self._watch_now.wait(pause):
                 pause = min(pause, 0.02)
                 await asyncio.sleep(0.002)
-            except asyncio.TimeoutError:
-                pass
 
 
 def bind_input(

@@ -24,7 +24,7 @@ from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.starts import BulkStart, KeyedStarts
 from pgdurable._engine.step_connection import AsyncStepConnection
-from pgdurable._engine.tasks import end_tasks
+from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store import migrations
@@ -223,7 +223,7 @@ class Engine(Client):
             try:
                 if not host.fenced:
                     # A server that is away is not waited for: the lease runs out by itself.
-                    await asyncio.wait_for(self._membership.leave(), 5.0 if self._journal.trouble is None else 0.2)
+                    await within(5.0 if self._journal.trouble is None else 0.2, self._membership.leave())
             except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as error:
                 logger.warning("could not sign off from the server (%s); the lease will run out", error)
             await self._worker_pool.close()
@@ -236,11 +236,11 @@ class Engine(Client):
         loop = asyncio.get_running_loop()
         end = None if longest is None else loop.time() + longest
         try:
-            await asyncio.wait_for(host.quiet(), None if longest is None else max(longest, 0.001))
+            await within(None if longest is None else max(longest, 0.001), host.quiet())
         except asyncio.TimeoutError:
             logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
         try:
-            await asyncio.wait_for(self._journal.drain(), None if end is None else max(end - loop.time(), 1.0))
+            await within(None if end is None else max(end - loop.time(), 1.0), self._journal.drain())
         except asyncio.TimeoutError:
             logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
+from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
 from pgdurable.errors import InstanceFailed, InstancePaused, PgDurableError
 from pgdurable.retry import seconds
@@ -112,7 +113,7 @@ class Handle(Generic[T]):
         wait = seconds(timeout)
         future = self._client._outcome_of(self.instance_id.bytes)
         try:
-            status, output, error = await asyncio.wait_for(asyncio.shield(future), wait)
+            status, output, error = await within(wait, asyncio.shield(future))
         except asyncio.TimeoutError:
             if future.done():  # the instance itself ended in a TimeoutError: not ours
                 raise

@@ -111,7 +111,11 @@ async def probe(dsn: str) -> None:
 
 
 async def make_pool(
-    dsn: str, *, max_size: int, connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection
+    dsn: str,
+    *,
+    max_size: int,
+    timeout: float = 30.0,
+    connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection,
 ) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
     """An open pool of autocommit connections, none of them made yet."""
     # While the server is away the pool would warn of every attempt; the journal says it once.
@@ -125,7 +129,7 @@ async def make_pool(
         min_size=0,
         max_size=max_size,
         open=False,
-        timeout=30.0,
+        timeout=timeout,
         reconnect_timeout=3.0,
         check=None,
         reset=renew,

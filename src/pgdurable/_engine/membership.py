@@ -20,6 +20,7 @@ import msgspec
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.tasks import within
 from pgdurable._store.sql import named_queries, quote_schema
 
 __all__ = ["Membership"]
@@ -142,7 +143,7 @@ class Membership:
         complained = False
         while True:
             try:
-                await asyncio.wait_for(self.beat(stats()), max(self.lease, 2.0))
+                await within(max(self.lease, 2.0), self.beat(stats()))
                 complained = False
             except (psycopg.Error, asyncio.TimeoutError, OSError) as error:
                 if not complained:

@@ -17,6 +17,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.host import Host, micros
+from pgdurable._engine.tasks import Bell
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Poller"]
@@ -52,7 +53,7 @@ class Poller:
         self._sql = named_queries("worker", schema)
         self._room = room
         self._interval = interval
-        self._hint = asyncio.Event()
+        self._hint = Bell()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         definitions = list(host.registry)
@@ -67,7 +68,7 @@ class Poller:
 
     def hint(self) -> None:
         """Looks as soon as possible."""
-        self._hint.set()
+        self._hint.ring()
 
     def hint_at(self, wake_at_us: int | None) -> None:
         """Looks again when the database's clock has reached this time."""
@@ -84,7 +85,7 @@ class Poller:
 
     def _ring(self) -> None:
         self._alarm = None
-        self._hint.set()
+        self._hint.ring()
 
     async def run(self) -> None:
         """Polls until cancelled. Trouble with the server is waited out."""
@@ -103,10 +104,7 @@ class Poller:
                 more = False
             await asyncio.sleep(_SHORTEST_GAP_S)
             if not more:
-                try:
-                    await asyncio.wait_for(self._hint.wait(), self._interval)
-                except asyncio.TimeoutError:
-                    pass
+                await self._hint.wait(self._interval)
 
     async def poll(self) -> bool:
         """One look. Returns whether there may be more at once."""
