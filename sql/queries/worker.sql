@@ -64,7 +64,7 @@ select extract(epoch from min(d.wake_at) - now())::float8
  ) d
 
 -- name: fence_transaction
-select @extschema@.fence({})
+select @extschema@.fence(%s)
 
 -- name: checkpoint_transaction
 insert into @extschema@.history

@@ -120,7 +120,7 @@ class Transactions:
         committing = False
         conn: AsyncStepConnection | None = None
         try:
-            async with self._pool.connection() as conn, conn.step(self._begin.format(run.hosted.worker)):
+            async with self._pool.connection() as conn, conn.step(self._begin_text(run)):
                 value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
                 conn.check_open()
                 payload = self._payload(run, value)
@@ -168,7 +168,7 @@ class Transactions:
         attempt = run.attempt
         conn: StepConnection | None = None
         try:
-            with self._threads_pool().connection() as conn, conn.step(self._begin.format(run.hosted.worker)):
+            with self._threads_pool().connection() as conn, conn.step(self._begin_text(run)):
                 value = command.step.fn(conn, *command.args, **(command.kwargs or {}))
                 conn.check_open()
                 payload = self._payload(run, value)
@@ -195,6 +195,10 @@ class Transactions:
                     max_size=self._max_size, open=True, timeout=30.0, reset=_renew,
                 )  # fmt: skip
             return self._sync_pool
+
+    def _begin_text(self, run: StepRun) -> str:
+        # Written out: several commands in one message take no parameters.
+        return self._begin.replace("%s", str(int(run.hosted.worker)))
 
     def _payload(self, run: StepRun, value: Any) -> bytes:
         command = run.command
