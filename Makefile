@@ -5,7 +5,7 @@
 .PHONY: help setup core demo test test-matrix lint format clean
 
 BIN := .venv/bin
-PYX := $(wildcard src/pgdurable/*.px[yd] src/pgdurable/*/*.px[di])
+PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxi)
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
