@@ -27,7 +27,7 @@ import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from pgdurable import codec
+from pgdurable import _arguments, _failure, codec
 from pgdurable.errors import CodecError, InvalidInput, NonRetryable, PayloadTooLarge, StepFailed, StepTimeout
 
 # --- values of every supported kind --------------------------------------------------------------------------
@@ -226,7 +226,7 @@ def test_any_value_replays_as_it_ran(jsonb: Callable[[bytes], str], value: Any) 
     assert same(codec.decode_stored(stored), live)
     assert same(codec.decode(data), live)
     assert codec.encode(live) == data
-    assert codec.fingerprint((live,), {}) == codec.fingerprint((codec.decode_stored(stored),), {})
+    assert _arguments.fingerprint((live,), {}) == _arguments.fingerprint((codec.decode_stored(stored),), {})
 
 
 @given(value=st.dictionaries(st.integers(-(10**6), 10**6), st.floats(allow_nan=False, allow_infinity=False)))
@@ -385,15 +385,15 @@ def test_fingerprints_differ_by_value_and_stay() -> None:
         ((object(),), {}), ((lambda: 0,), {}), (({1: 2},), {}), ((10**400,), {}), ((CYCLE,), {}), ((VERY_DEEP,), {}),
         (("\ud800",), {}), ((Item("a", 1.0),), {}), (({1, "a"},), {}), (({1: object()}, 5), {"\ud800": 1}),
     ]  # fmt: skip
-    numbers = [codec.fingerprint(*call) for call in calls]
+    numbers = [_arguments.fingerprint(*call) for call in calls]
     assert all(-(2**31) <= number < 2**31 for number in numbers)
-    assert numbers == [codec.fingerprint(*call) for call in calls]
+    assert numbers == [_arguments.fingerprint(*call) for call in calls]
     assert len(set(numbers)) >= len(numbers) - 2  # the two lists without a JSON form count by their type
 
 
 def test_a_fingerprint_is_the_same_in_every_process() -> None:
     code = (
-        "from pgdurable.codec import fingerprint as f;"
+        "from pgdurable._arguments import fingerprint as f;"
         "print(f(('sku-9', 1, {'b', 'a'}, {'k': 1.5, 2: None}), {'z': object(), 'y': b''}), f(('sku-9', 1), {}))"
     )
     found = {
@@ -408,13 +408,13 @@ def test_equal_calls_live_and_replayed_have_one_fingerprint(jsonb: Callable[[byt
     for value, annotation in VALUES:
         data, live = codec.roundtrip(value, annotation)
         replayed = codec.decode_stored(jsonb(data), annotation)
-        assert codec.fingerprint((live, 1), {"k": live}) == codec.fingerprint((replayed, 1), {"k": replayed})
+        assert _arguments.fingerprint((live, 1), {"k": live}) == _arguments.fingerprint((replayed, 1), {"k": replayed})
 
 
 def test_isolated_arguments_cannot_reach_the_workflow() -> None:
     inner = {"a": [1]}
     uncopyable = sys.stdout
-    args, kwargs = codec.isolate(
+    args, kwargs = _arguments.isolate(
         (inner, "x", (1, (2.0,)), uncopyable), {"item": Item("a", 1.0, {"t": 1}), "same": inner}
     )
     args[0]["a"].append(2)
@@ -424,9 +424,9 @@ def test_isolated_arguments_cannot_reach_the_workflow() -> None:
     assert args[3] is uncopyable
     assert args[2] == (1, (2.0,))
     plain = ("a", 1, None, 2.5, b"", uuid.UUID(int=1))
-    assert codec.isolate(plain, {})[0] is plain
+    assert _arguments.isolate(plain, {})[0] is plain
     tuples = (("a", (1,)),)
-    assert codec.isolate(tuples, {})[0][0] is tuples[0]
+    assert _arguments.isolate(tuples, {})[0][0] is tuples[0]
 
 
 # --- Signature -----------------------------------------------------------------------------------------------
@@ -466,7 +466,7 @@ def test_what_is_bound_is_what_is_called(
 ) -> None:
     import inspect
 
-    signature = codec.Signature(func)
+    signature = _arguments.Signature(func)
     data = signature.bind_input(args, kwargs)
     for stored in (data, jsonb(data)):
         found_args, found_kwargs = signature.load_input(stored)
@@ -475,19 +475,19 @@ def test_what_is_bound_is_what_is_called(
 
 
 def test_the_input_is_an_object_by_parameter_name() -> None:
-    assert codec.Signature(checkout).bind_input(("o", "s"), {}) == b'{"order":"o","sku":"s"}'
-    data = codec.Signature(everything).bind_input((1, dt.date(2024, 1, 2), Decimal(3)), {"c": 1, "e": 2})
+    assert _arguments.Signature(checkout).bind_input(("o", "s"), {}) == b'{"order":"o","sku":"s"}'
+    data = _arguments.Signature(everything).bind_input((1, dt.date(2024, 1, 2), Decimal(3)), {"c": 1, "e": 2})
     assert data == b'{"a":1,"b":"2024-01-02","c":1,"more":{"e":2},"rest":["3"]}'
 
 
 def test_a_list_holds_positional_arguments() -> None:
-    assert codec.Signature(checkout).load_input('["o", "s", 7]') == (("o", "s", 7), {})
-    assert codec.Signature(gaps).load_input(b"[9]") == ((9,), {})
-    assert codec.Signature(gaps).load_input(b"[9,8,7,6,5,4]") == ((9, 8, 7, 6, 5, 4), {})
+    assert _arguments.Signature(checkout).load_input('["o", "s", 7]') == (("o", "s", 7), {})
+    assert _arguments.Signature(gaps).load_input(b"[9]") == ((9,), {})
+    assert _arguments.Signature(gaps).load_input(b"[9,8,7,6,5,4]") == ((9, 8, 7, 6, 5, 4), {})
 
 
 def test_gaps_before_positional_parameters_are_filled() -> None:
-    signature = codec.Signature(gaps)
+    signature = _arguments.Signature(gaps)
     for data, expected in [
         ('{"b": 9}', (1, 9, 3, 4, ())),
         ('{"d": 9}', (1, 2, 3, 9, ())),
@@ -510,7 +510,7 @@ def test_gaps_before_positional_parameters_are_filled() -> None:
 )
 def test_arguments_that_do_not_bind(args: tuple[Any, ...], kwargs: dict[str, Any], found: str) -> None:
     with pytest.raises(InvalidInput) as caught:
-        codec.Signature(checkout, name="checkout").bind_input(args, kwargs)
+        _arguments.Signature(checkout, name="checkout").bind_input(args, kwargs)
     text = str(caught.value)
     assert found in text
     assert "input of 'checkout'" in text
@@ -534,28 +534,28 @@ def test_arguments_that_do_not_bind(args: tuple[Any, ...], kwargs: dict[str, Any
 )
 def test_stored_input_that_does_not_fit(data: str, found: str) -> None:
     with pytest.raises(InvalidInput, match="input of 'checkout' does not fit") as caught:
-        codec.Signature(checkout, name="checkout").load_input(data)
+        _arguments.Signature(checkout, name="checkout").load_input(data)
     assert found in str(caught.value)
     assert "expected checkout(order: str" in str(caught.value)
 
 
 def test_a_bad_argument_is_named_by_its_parameter() -> None:
     with pytest.raises(CodecError) as caught:
-        codec.Signature(checkout).bind_input(("o", math.nan), {})
+        _arguments.Signature(checkout).bind_input(("o", math.nan), {})
     assert caught.value.path == "$.sku"
     with pytest.raises(PayloadTooLarge):
-        codec.Signature(checkout).bind_input(("o", "x" * 100), {}, limit=50)
+        _arguments.Signature(checkout).bind_input(("o", "x" * 100), {}, limit=50)
 
 
 def test_annotations() -> None:
     def local(a: Nowhere, b: list[Nowhere], c: Item, *d: int) -> Nowhere: ...  # type: ignore[name-defined] # noqa: F821
 
-    signature = codec.Signature(local)
+    signature = _arguments.Signature(local)
     assert [p.annotation for p in signature.parameters] == [Any, Any, Item, int]
     assert signature.returns is Any
     assert signature.unresolved == ("a", "b", "return")
-    assert codec.Signature(checkout).returns == dict[str, int]
-    assert codec.Signature(everything).returns is type(None)
+    assert _arguments.Signature(checkout).returns == dict[str, int]
+    assert _arguments.Signature(everything).returns is type(None)
 
     def awaits() -> Awaitable[int]: ...
     def coroutine() -> Coroutine[Any, Any, Item]: ...
@@ -563,35 +563,35 @@ def test_annotations() -> None:
     def never() -> typing.NoReturn: ...
     def literal(a: typing.Literal["x"], b: typing.Annotated[int, "units"]) -> str: ...
 
-    assert codec.Signature(awaits).returns is int
-    assert codec.Signature(coroutine).returns is Item
-    assert codec.Signature(bare).returns is Any
-    assert codec.Signature(bare).load_input('{"a": {"x": 1}}') == (({"x": 1},), {})
-    assert codec.Signature(never).returns is Any
-    assert codec.Signature(literal).unresolved == ()
-    assert codec.Signature(literal).load_input('{"a": "x", "b": 1}') == (("x", 1), {})
+    assert _arguments.Signature(awaits).returns is int
+    assert _arguments.Signature(coroutine).returns is Item
+    assert _arguments.Signature(bare).returns is Any
+    assert _arguments.Signature(bare).load_input('{"a": {"x": 1}}') == (({"x": 1},), {})
+    assert _arguments.Signature(never).returns is Any
+    assert _arguments.Signature(literal).unresolved == ()
+    assert _arguments.Signature(literal).load_input('{"a": "x", "b": 1}') == (("x", 1), {})
     with pytest.raises(InvalidInput, match=r"\$\.b"):
-        codec.Signature(literal).load_input('{"a": "x", "b": "1"}')
+        _arguments.Signature(literal).load_input('{"a": "x", "b": "1"}')
 
 
 def test_a_wrapped_function_shows_its_own_parameters() -> None:
     @functools.wraps(checkout)
     async def wrapper(*args: Any, **kwargs: Any) -> Any: ...
 
-    assert codec.Signature(wrapper).bind_input(("o", "s"), {}) == b'{"order":"o","sku":"s"}'
+    assert _arguments.Signature(wrapper).bind_input(("o", "s"), {}) == b'{"order":"o","sku":"s"}'
 
 
 def test_an_undecodable_annotation_is_named() -> None:
     def either(a: Item | Tagged) -> None: ...
 
     with pytest.raises(InvalidInput, match="annotation of a: Type unions"):
-        codec.Signature(either).load_input('{"a": 1}')
+        _arguments.Signature(either).load_input('{"a": 1}')
 
 
 def test_the_injected_connection_is_skipped() -> None:
     async def debit(tx: psycopg.AsyncConnection[Any], account: int, cents: int) -> int: ...
 
-    signature = codec.Signature(debit, skip_first=True)
+    signature = _arguments.Signature(debit, skip_first=True)
     assert signature.bind_input((7, 100), {}) == b'{"account":7,"cents":100}'
     assert signature.load_input('{"cents": 1, "account": 2}') == ((2, 1), {})
 
@@ -647,9 +647,9 @@ def thrown(exc: BaseException) -> BaseException:
     ],
 )
 def test_an_exception_comes_back_as_itself(exc: Exception, jsonb: Callable[[bytes], str]) -> None:
-    data = codec.encode_error(thrown(exc), step="reserve", attempt=3)
+    data = _failure.encode_error(thrown(exc), step="reserve", attempt=3)
     for stored in (data, jsonb(data)):
-        found = codec.decode_error(stored, step="reserve", attempt=3)
+        found = _failure.decode_error(stored, step="reserve", attempt=3)
         assert type(found) is type(exc)
         assert found.args == exc.args
         assert vars(found) == vars(exc)
@@ -663,9 +663,9 @@ def test_an_exception_comes_back_as_itself(exc: Exception, jsonb: Callable[[byte
 
 
 def test_init_is_not_run() -> None:
-    data = codec.encode_error(Unsafe(1))
+    data = _failure.encode_error(Unsafe(1))
     Unsafe.ran = 0
-    assert type(codec.decode_error(data, step="s", attempt=1)) is Unsafe
+    assert type(_failure.decode_error(data, step="s", attempt=1)) is Unsafe
     assert Unsafe.ran == 0
 
 
@@ -686,7 +686,7 @@ def test_nothing_is_imported() -> None:
         "test_codec.Point.x.y",
     ):
         data = msgspec.json.encode({"type": name, "message": "m", "args": [], "attrs": {}})
-        found = codec.decode_error(data, step="s", attempt=2)
+        found = _failure.decode_error(data, step="s", attempt=2)
         assert type(found) is StepFailed
         assert found.type == name.removeprefix("builtins.")
     assert "antigravity" not in sys.modules
@@ -697,7 +697,7 @@ def test_a_module_cannot_import_through_its_getattr(monkeypatch: pytest.MonkeyPa
     module.__getattr__ = lambda name: pytest.fail("ran user code")  # type: ignore[method-assign]
     monkeypatch.setitem(sys.modules, "sly", module)
     data = msgspec.json.encode({"type": "sly.Error", "message": "m", "args": [], "attrs": {}})
-    assert type(codec.decode_error(data, step="s", attempt=2)) is StepFailed
+    assert type(_failure.decode_error(data, step="s", attempt=2)) is StepFailed
 
 
 def test_what_cannot_be_rebuilt_arrives_as_step_failed() -> None:
@@ -720,7 +720,7 @@ def test_what_cannot_be_rebuilt_arrives_as_step_failed() -> None:
         ValueError("x" * 20_000),
         ValueError(CYCLE),
     ):
-        found = codec.decode_error(codec.encode_error(thrown(exc)), step="pay", attempt=2)
+        found = _failure.decode_error(_failure.encode_error(thrown(exc)), step="pay", attempt=2)
         assert type(found) is StepFailed, exc
         assert found.type.endswith(type(exc).__qualname__)
         assert found.step == "pay"
@@ -730,23 +730,23 @@ def test_what_cannot_be_rebuilt_arrives_as_step_failed() -> None:
 
 def test_a_timeout_is_a_timeout() -> None:
     exc = StepTimeout("step 'pay' ran over its timeout of 3 s", step="pay", attempt=2, type="TimeoutError")
-    found = codec.decode_error(codec.encode_error(exc), step="pay", attempt=2)
+    found = _failure.decode_error(_failure.encode_error(exc), step="pay", attempt=2)
     assert isinstance(found, StepTimeout)
     assert isinstance(found, TimeoutError)
     assert found.message == exc.message
-    found = codec.decode_error(codec.encode_error(asyncio.TimeoutError()), step="pay", attempt=2)
+    found = _failure.decode_error(_failure.encode_error(asyncio.TimeoutError()), step="pay", attempt=2)
     assert type(found) is TimeoutError
 
 
 def test_an_encoded_error_is_clean_and_small(jsonb: Callable[[bytes], str]) -> None:
     for exc in (ValueError("a\0b\ud800"), ValueError("x\n" * 1_000_000), BadText("\0"), ValueError(["y" * 100_000])):
-        data = codec.encode_error(thrown(exc))
+        data = _failure.encode_error(thrown(exc))
         assert len(data) < 65_536
         assert set(codec.decode_stored(jsonb(data))) >= {"type", "message", "traceback"}
-    assert codec.decode(codec.encode_error(ValueError("a\0b\ud800")))["message"] == "a\\x00b\\ud800"
-    assert "traceback" not in codec.decode(codec.encode_error(thrown(ValueError()), keep_traceback=False))
-    assert codec.decode(codec.encode_error(NonRetryable("x")))["retryable"] is False
-    assert codec.decode(codec.encode_error(ValueError("x"), step="s", attempt=2))["attempt"] == 2
+    assert codec.decode(_failure.encode_error(ValueError("a\0b\ud800")))["message"] == "a\\x00b\\ud800"
+    assert "traceback" not in codec.decode(_failure.encode_error(thrown(ValueError()), keep_traceback=False))
+    assert codec.decode(_failure.encode_error(NonRetryable("x")))["retryable"] is False
+    assert codec.decode(_failure.encode_error(ValueError("x"), step="s", attempt=2))["attempt"] == 2
 
 
 @settings(max_examples=100)
@@ -754,7 +754,7 @@ def test_an_encoded_error_is_clean_and_small(jsonb: Callable[[bytes], str]) -> N
 def test_encode_error_never_raises(value: Any, name: str) -> None:
     exc = ValueError(value)
     vars(exc)[name] = value
-    found = codec.decode_error(codec.encode_error(exc), step="s", attempt=1)
+    found = _failure.decode_error(_failure.encode_error(exc), step="s", attempt=1)
     assert isinstance(found, (ValueError, StepFailed))
 
 
@@ -763,7 +763,7 @@ def test_encode_error_never_raises(value: Any, name: str) -> None:
 
 def test_print_what_the_hot_calls_cost(capsys: pytest.CaptureFixture[str]) -> None:
     """A figure, not a check: machines differ."""
-    signature = codec.Signature(checkout)
+    signature = _arguments.Signature(checkout)
     small = {"sku": "sku-9", "n": 1, "ok": True}
     stored = signature.bind_input(("o-1", "sku-9", 4200), {})
     calls: dict[str, Callable[[], Any]] = {
@@ -771,8 +771,8 @@ def test_print_what_the_hot_calls_cost(capsys: pytest.CaptureFixture[str]) -> No
         "encode small dict": lambda: codec.encode(small),
         "roundtrip str": lambda: codec.roundtrip("sku-9", str),
         "roundtrip small dict": lambda: codec.roundtrip(small, dict),
-        "fingerprint": lambda: codec.fingerprint(("sku-9", 1), {}),
-        "isolate": lambda: codec.isolate(("sku-9", 1), {}),
+        "fingerprint": lambda: _arguments.fingerprint(("sku-9", 1), {}),
+        "isolate": lambda: _arguments.isolate(("sku-9", 1), {}),
         "bind_input": lambda: signature.bind_input(("o-1", "sku-9", 4200), {}),
         "load_input": lambda: signature.load_input(stored),
     }

@@ -1,7 +1,7 @@
 """Python values to the JSON that jsonb holds, and back to the annotated type.
 
 Here: values. Not here: what goes into a call (`Signature`, `fingerprint`, `isolate`) and what comes out when it
-fails (`encode_error`, `decode_error`), which lives in `_signature.py` and is re-exported.
+fails (`encode_error`, `decode_error`): these are in `_arguments.py` and `_failure.py`.
 
 The rule everything rests on: what a workflow sees live and what it sees in replay, after the value has been
 through a jsonb column, are equal, dict order and int-or-float included. jsonb reorders keys by length,
@@ -25,27 +25,19 @@ from collections.abc import Callable, Mapping
 from decimal import Decimal
 from itertools import accumulate
 from math import isfinite
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 from uuid import UUID
 
 import msgspec
 
 from pgdurable.errors import CodecError, PayloadTooLarge
 
-if TYPE_CHECKING:
-    from pgdurable._signature import Signature, decode_error, encode_error, fingerprint, isolate
-
 __all__ = [
     "MAX_DEPTH",
     "MAX_INT_DIGITS",
-    "Signature",
     "decode",
-    "decode_error",
     "decode_stored",
     "encode",
-    "encode_error",
-    "fingerprint",
-    "isolate",
     "roundtrip",
 ]
 
@@ -54,18 +46,6 @@ MAX_DEPTH = 200
 
 MAX_INT_DIGITS = 308
 """Longest int: what every JSON reader can also take as a double. msgspec and jsonb would take more."""
-
-
-_IN_SIGNATURE = ("Signature", "decode_error", "encode_error", "fingerprint", "isolate")
-
-
-def __getattr__(name: str) -> Any:
-    if name in _IN_SIGNATURE:  # late, because _signature imports this module
-        from pgdurable import _signature
-
-        globals()[name] = found = getattr(_signature, name)
-        return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 
 # --- what msgspec leaves to us -------------------------------------------------------------------------------

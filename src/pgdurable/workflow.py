@@ -11,11 +11,10 @@ from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
+from pgdurable._arguments import Signature, fingerprint, isolate
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
-from pgdurable._signature import Signature
-from pgdurable.codec import fingerprint, isolate
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import Retry, seconds
 

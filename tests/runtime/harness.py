@@ -14,10 +14,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
+from pgdurable._failure import decode_error, encode_error
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
-from pgdurable.codec import decode_error, decode_stored, encode, encode_error
+from pgdurable.codec import decode_stored, encode
 from pgdurable.workflow import Step, Workflow
 
 START_US = 1_700_000_000_000_000

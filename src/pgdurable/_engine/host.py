@@ -21,10 +21,11 @@ from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
 from pgdurable._engine.steps import StepRun, replayed_answer
+from pgdurable._failure import encode_error
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
-from pgdurable.codec import decode_stored, encode_error
+from pgdurable.codec import decode_stored
 from pgdurable.errors import NonDeterminismError, PgDurableError
 from pgdurable.workflow import Registry, Workflow
 

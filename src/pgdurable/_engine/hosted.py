@@ -10,8 +10,9 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine.steps import StepRun
+from pgdurable._failure import encode_error
 from pgdurable._runtime.machine import Command, Machine
-from pgdurable.codec import encode, encode_error
+from pgdurable.codec import encode
 from pgdurable.errors import CodecError, PgDurableError
 
 if TYPE_CHECKING:

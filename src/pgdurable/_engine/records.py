@@ -9,7 +9,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
-from pgdurable.codec import encode_error
+from pgdurable._failure import encode_error
 from pgdurable.errors import PgDurableError
 
 if TYPE_CHECKING:

@@ -14,7 +14,8 @@ from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
-from pgdurable.codec import decode_error, decode_stored, encode, encode_error, roundtrip
+from pgdurable._failure import decode_error, encode_error
+from pgdurable.codec import decode_stored, encode, roundtrip
 from pgdurable.errors import CodecError, NonRetryable, PgDurableError, StepTimeout
 
 if TYPE_CHECKING:
