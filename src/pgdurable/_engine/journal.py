@@ -12,7 +12,8 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from itertools import islice, repeat
 from typing import Any, Protocol
 
 from pgdurable._core import Batch, Flusher
@@ -31,6 +32,9 @@ _PASSING = ("08", "25", "40", "53", "55", "57", "58")
 _FENCED = "PGD01"
 _READ_ONLY = "25006"
 _LONGEST_WAIT_S = 1.0
+# Measured at 200 and 1,000 callers of ten-step workflows, steps/s against handing out all at once: 64 gives 1.28 and 1.32,
+# 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
+_ANSWERS_A_TURN = 32
 
 
 class Tag(Protocol):
@@ -78,6 +82,7 @@ class Journal:
         self._writing = False
         self._sent = 0.0
         self._delivering = False
+        self._answers: deque[tuple[Iterator[Any], Iterator[int]]] = deque()
         self._pause_until = 0.0
         self._backoff = 0.0
         self._reconnecting: asyncio.Task[None] | None = None
@@ -133,6 +138,8 @@ class Journal:
     async def discard(self) -> list[Any]:
         """Closes the connection and forgets every transition whose fate is not known. Returns their tags."""
         self._fenced = True
+        while self._answers:  # committed under this incarnation: told before there is another
+            self._hand_out()
         await self._stop_connecting()
         tags: list[Any] = []
         flying = self._disconnect()
@@ -208,31 +215,40 @@ class Journal:
                 self.clock.learn(done[2], self._sent, time.monotonic())
                 if self.trouble is not None:
                     self._recovered()
-                self._delivering = True
                 self._pump()  # the server works on the next batch while this one's answers are handed out
-                if done[3] is None:
-                    self._deliver(done[1].tags, done[2])
-                else:
-                    self._deliver_again(done[1].tags, done[3])
-                self._delivering = False
-                if self._drained:
-                    self._tell_drained()
+                self._answers.append((iter(done[1].tags), iter(done[3]) if done[3] is not None else repeat(done[2])))
+                if not self._delivering:
+                    self._delivering = True
+                    self._hand_out()
             else:
                 self._refused(done[1], done[2], done[3])
         notices = flusher.notified()
         if notices:
             self._on_notice(notices)
 
-    def _deliver(self, tags: list[Any], at_us: int) -> None:
-        for tag in tags:
-            try:
-                tag.committed(at_us)
-            except Exception:
-                logger.exception("error while handing out a commit")
+    def _hand_out(self) -> None:
+        """Tells some tags of their commit, and the rest in the next turns of the event loop.
 
-    def _deliver_again(self, tags: list[Any], times: list[int]) -> None:
-        for tag, at_us in zip(tags, times, strict=True):
-            self._deliver([tag], at_us)
+        So what the first ones led to is on its way to the server while the others go on: with all at once, server and
+        workflows would take turns instead of working side by side.
+        """
+        answers = self._answers
+        left = _ANSWERS_A_TURN
+        while answers:
+            tags, times = answers[0]
+            for tag, at_us in zip(islice(tags, left), times, strict=False):
+                left -= 1
+                try:
+                    tag.committed(at_us)
+                except Exception:
+                    logger.exception("error while handing out a commit")
+            if left == 0:
+                self._loop.call_soon(self._hand_out)
+                return
+            answers.popleft()
+        self._delivering = False
+        if self._drained:
+            self._tell_drained()
 
     def _refused(self, batch: Batch, sqlstate: str, message: str) -> None:
         if sqlstate == _FENCED:
