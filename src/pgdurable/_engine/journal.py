@@ -32,8 +32,8 @@ _PASSING = ("08", "25", "40", "53", "55", "57", "58")
 _FENCED = "PGD01"
 _READ_ONLY = "25006"
 _LONGEST_WAIT_S = 1.0
-# Measured at 200 and 1,000 callers of ten-step workflows, steps/s against handing out all at once: 64 gives 1.28 and 1.32,
-# 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
+# Measured at 200 and 1,000 callers of ten-step workflows, in steps/s against handing out all at once:
+# 64 gives 1.28 and 1.32, 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
 _ANSWERS_A_TURN = 32
 
 
