@@ -14,7 +14,7 @@ import psycopg
 from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
-from pgdurable._engine.connections import connect_failed, is_passing, make_pool, probe, resolve_dsn
+from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._engine.tasks import Bell, end_tasks
 from pgdurable._store import migrations
@@ -101,7 +101,7 @@ class Client:
                 future.cancel()
         self._waiting.clear()
         if self._pool_ is not None and self._owns_pool:
-            await self._pool_.close()
+            await close_pool(self._pool_)
         self._pool_ = None
 
     # -- starting ------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ import psycopg
 
 from pgdurable._core import add_audit_hook
 from pgdurable._engine.clock import DatabaseClock
-from pgdurable._engine.connections import connect_failed, make_pool, resolve_dsn
+from pgdurable._engine.connections import close_pool, connect_failed, make_pool, resolve_dsn
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._engine.journal import Journal
@@ -219,14 +219,14 @@ class Engine(Client):
                 await asyncio.wait(left, timeout=5.0)  # transactions roll back
             await self._journal.close()
             await host.transactions.close()
-            await self._transaction_pool.close()
+            await close_pool(self._transaction_pool)
             try:
                 if not host.fenced:
                     # A server that is away is not waited for: the lease runs out by itself.
                     await within(5.0 if self._journal.trouble is None else 0.2, self._membership.leave())
             except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as error:
                 logger.warning("could not sign off from the server (%s); the lease will run out", error)
-            await self._worker_pool.close()
+            await close_pool(self._worker_pool)
             host.threads.shutdown(wait=False, cancel_futures=True)
             self._host = None
             stopped, self._stopped = self._stopped, None

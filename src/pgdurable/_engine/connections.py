@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import Any
@@ -13,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgdurable.errors import ConnectionFailed
 
 __all__ = [
+    "close_pool",
     "connect_failed",
     "is_passing",
     "make_pool",
@@ -137,3 +139,17 @@ async def make_pool(
     )
     await pool.open()
     return pool
+
+
+async def close_pool(pool: AsyncConnectionPool[Any]) -> None:
+    """Closes the pool and all of its connections.
+
+    One that was given back a moment ago is still on its way through the pool's own task, which closing would end
+    first: that connection would stay open. So they are waited for, for a second at most.
+    """
+    for _ in range(1000):
+        stats = pool.get_stats()
+        if stats.get("pool_available", 0) >= stats.get("pool_size", 0):
+            break
+        await asyncio.sleep(0.001)
+    await pool.close()
