@@ -64,7 +64,6 @@ class Client:
         self._max_connections = max_connections
         self._sql = named_queries("client", schema)
         self._pool_: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
-        self._owns_pool = True
         self._waiting: dict[bytes, _List[asyncio.Future[tuple[str, Any, Any]]]] = {}
         self._watcher: asyncio.Task[None] | None = None
         self._watch_now = Bell()
@@ -100,7 +99,7 @@ class Client:
             for future in futures:
                 future.cancel()
         self._waiting.clear()
-        if self._pool_ is not None and self._owns_pool:
+        if self._pool_ is not None:
             await close_pool(self._pool_)
         self._pool_ = None
 

@@ -20,7 +20,7 @@ from pgdurable._core import Batch, Flusher
 from pgdurable._engine import probes
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.tasks import end_tasks
-from pgdurable.errors import FencedError, PgDurableError
+from pgdurable.errors import PgDurableError
 
 __all__ = ["Journal", "Tag"]
 
@@ -361,9 +361,3 @@ class Journal:
         logger.warning("the server takes writes again")
         self.trouble = None
         self._backoff = 0.0
-
-    def fenced_error(self) -> FencedError:
-        return FencedError(
-            f"worker {self._worker} no longer holds its lease",
-            hint="Another worker has taken its instances over and goes on with them.",
-        )
