@@ -160,11 +160,7 @@ class Registry:
         """Registers a workflow. Raises ValueError when another function has the same name and version."""
         key = (definition.name, definition.version)
         there = self._by_key.get(key)
-        if (
-            there is not None
-            and there.__qualname__ != definition.__qualname__
-            and "<locals>" not in there.__qualname__ + definition.__qualname__
-        ):
+        if there is not None and _another(there, definition):
             raise ValueError(
                 f"workflow {definition.name!r} version {definition.version!r} is both "
                 f"{there.__module__}.{there.__qualname__} and {definition.__module__}.{definition.__qualname__}; "
@@ -192,6 +188,23 @@ class Registry:
 
     def __len__(self) -> int:
         return len(self._by_key)
+
+
+def _another(one: Workflow[Any, Any], other: Workflow[Any, Any]) -> bool:
+    """Whether these are two functions of the source, not one that was defined again."""
+    if "<locals>" in one.__qualname__ + other.__qualname__:
+        return False
+    if one.__qualname__ != other.__qualname__:
+        return True
+    if one.__module__ == other.__module__:
+        return False  # reloaded
+    # The program's own file may be imported by its name as well.
+    return _file_of(one.fn) != _file_of(other.fn)
+
+
+def _file_of(fn: Any) -> str | None:
+    code = getattr(inspect.unwrap(fn), "__code__", None)
+    return None if code is None else code.co_filename
 
 
 registry = Registry()

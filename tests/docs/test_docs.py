@@ -14,6 +14,7 @@ import pytest
 
 import pgdurable as pgd
 from pgdurable._store.migrations import migrate
+from pgdurable.workflow import Registry
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md", *ROOT.glob("docs/*.md")])
@@ -135,15 +136,17 @@ async def reserve(sku: str) -> str:
     return sku
 
 
-@pgd.workflow(name="checkout")
-async def checkout(order: str, sku: str, cents: int) -> str:
-    await reserve(sku)
-    await pgd.wait_signal("approval")
-    return order
-
-
-def test_the_sql_of_the_pages_runs(dsn: str, schema: str) -> None:
+def test_the_sql_of_the_pages_runs(dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each block runs in a transaction of its own, beside a checkout that waits and one that has ended."""
+    # Other tests have a workflow of this name too, and run it by name: this one must not take its place.
+    monkeypatch.setattr(sys.modules["pgdurable.workflow"], "registry", Registry())
+
+    @pgd.workflow(name="checkout")
+    async def checkout(order: str, sku: str, cents: int) -> str:
+        await reserve(sku)
+        await pgd.wait_signal("approval")
+        return order
+
     roles = ("worker", "starter")
 
     def here(block: str) -> str:
