@@ -1,0 +1,72 @@
+"""What the README claims, as ratios to a floor or ceiling measured in the same run.
+
+Ratios, not absolute times: a slow or busy machine slows both sides. `pytest benchmarks --target` fails where a claim
+does not hold, and where a benchmark ran without giving the figure that its claim is about.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+
+__all__ = ["CLAIMS", "Claim", "violations"]
+
+
+@dataclass(frozen=True)
+class Claim:
+    """Attributes:
+    figure: the figure's name.
+    file: the benchmark that gives it.
+    meaning: what it says, for people.
+    at_most, at_least: the bounds of the ratio.
+    """
+
+    figure: str
+    file: str
+    meaning: str
+    at_most: float | None = None
+    at_least: float | None = None
+
+    def __post_init__(self) -> None:
+        if (self.at_most is None) == (self.at_least is None):
+            raise ValueError(f"{self.figure}: a claim has one bound, at_most or at_least")
+
+    def complaint(self, ratio: float | None) -> str | None:
+        """What is wrong with this ratio, or None."""
+        if ratio is None:
+            return f"{self.figure}: nothing was measured beside it, so the claim cannot be judged: {self.meaning}"
+        if self.at_most is not None and not ratio <= self.at_most:
+            return f"{self.figure}: ratio {ratio:.2f}, claimed at most {self.at_most:g}: {self.meaning}"
+        if self.at_least is not None and not ratio >= self.at_least:
+            return f"{self.figure}: ratio {ratio:.2f}, claimed at least {self.at_least:g}: {self.meaning}"
+        return None
+
+
+CLAIMS: tuple[Claim, ...] = (
+    Claim(
+        "transition.idle",
+        "bench_transition.py",
+        "an idle transition takes at most 1.3 times a bare single-row insert of the same bytes",
+        at_most=1.3,
+    ),
+)
+
+
+def violations(
+    ratios: Mapping[str, float | None], ran: Collection[str], claims: Collection[Claim] = CLAIMS
+) -> list[str]:
+    """What does not hold, one line each.
+
+    Args:
+        ratios: of the figures of this run, by name.
+        ran: the benchmark files that ran; a claim of another file is not judged.
+    """
+    found = []
+    for claim in claims:
+        if claim.file not in ran:
+            continue
+        if claim.figure not in ratios:
+            found.append(f"{claim.figure}: {claim.file} ran, but gave no such figure: {claim.meaning}")
+        elif complaint := claim.complaint(ratios[claim.figure]):
+            found.append(complaint)
+    return found

@@ -1,0 +1,111 @@
+"""What a benchmark works with: a schema of its own, an event loop, engines, and a place for its figures."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+import psycopg
+
+import pgdurable as pgd
+from benchmarks.figures import Beside, Figure, Figures, Latency
+from pgdurable._store.migrations import migrate
+from pgdurable.cli.bench_floor import Bare
+from pgdurable.cli.bench_load import WORKFLOWS
+
+__all__ = ["Lab"]
+
+T = TypeVar("T")
+
+
+class Lab:
+    """Given to a benchmark by the fixture `lab`.
+
+    Attributes:
+        dsn, schema: the server, and a fresh migrated schema that is dropped afterwards.
+        short: whether to be quick about it (`--short`): fewer rounds and smaller ones.
+    """
+
+    def __init__(self, dsn: str, schema: str, figures: Figures, *, short: bool, benchmark: Any = None) -> None:
+        self.dsn = dsn
+        self.schema = schema
+        self.short = short
+        self._figures = figures
+        self._benchmark = benchmark
+        self._loop = asyncio.new_event_loop()
+        migrate(dsn, schema)
+
+    def close(self) -> None:
+        self._loop.run_until_complete(self._loop.shutdown_default_executor())
+        self._loop.close()
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute("set client_min_messages = warning")
+            conn.execute(f"drop schema if exists {self.schema} cascade")
+
+    def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Runs a coroutine to its end on the benchmark's own event loop."""
+        return self._loop.run_until_complete(work)
+
+    @asynccontextmanager
+    async def engine(self, workflows: Iterable[Any] = (), **options: Any):  # type: ignore[no-untyped-def]
+        """An engine on the benchmark's schema, with the workflows of `bench_load` and more of one's own."""
+        async with pgd.Engine(self.dsn, schema=self.schema, workflows=[*WORKFLOWS, *workflows], **options) as engine:
+            yield engine
+
+    def bare(self) -> Bare:
+        """A bare libpq connection, for floors and ceilings; to be used in a `with` block."""
+        return Bare(self.dsn)
+
+    def execute(self, *statements: str) -> None:
+        """Runs SQL in which `@` is the schema, each statement in a transaction of its own."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            for statement in statements:
+                conn.execute(statement.replace("@", self.schema))
+
+    def calm(self) -> None:
+        """Leaves no work of the last round to this one: tables vacuumed, a checkpoint done where the role may."""
+        with psycopg.connect(self.dsn, autocommit=True) as conn:
+            conn.execute(f"vacuum analyze {self.schema}.instances, {self.schema}.history, {self.schema}.events")
+            try:
+                conn.execute("checkpoint")
+            except psycopg.errors.InsufficientPrivilege:
+                pass
+
+    def rounds(self, benchmark: Any, work: Callable[[], T], *, before: Callable[[], Any] | None = None,
+               rounds: int = 3) -> list[T]:  # fmt: skip
+        """What `work` returned in each round, timed by pytest-benchmark; `before` runs untimed before each."""
+        found: list[T] = []
+
+        def setup() -> None:
+            if before is not None:
+                before()
+
+        benchmark.pedantic(lambda: found.append(work()), setup=setup, rounds=1 if self.short else rounds, iterations=1)
+        return found
+
+    def figure(
+        self,
+        name: str,
+        value: float,
+        unit: str,
+        *,
+        beside: tuple[str, float] | None = None,
+        latency: Latency | None = None,
+        note: str = "",
+        params: dict[str, Any] | None = None,
+        series: dict[str, Any] | None = None,
+        **extra: Any,
+    ) -> Figure:
+        """Adds a figure to the run's results and to pytest-benchmark's record. See `figures.Figure`."""
+        figure = self._figures.add(
+            Figure(
+                name, value, unit, None if beside is None else Beside(*beside), latency, note,
+                params or {}, series or {}, extra,
+            )
+        )  # fmt: skip
+        if self._benchmark is not None:
+            short = {key: item for key, item in figure.as_dict().items() if key not in ("series", "name")}
+            self._benchmark.extra_info[name] = short
+        return figure
