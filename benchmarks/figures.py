@@ -21,22 +21,24 @@ class Latency:
     count: int
 
 
-def latency(seconds: Iterable[float] | Sequence[Iterable[float]]) -> Latency:
-    """The quantiles of samples in seconds; several rounds' lists are put together."""
-    if isinstance(seconds, Sequence) and seconds and not isinstance(seconds[0], float | int | np.number):
-        samples = np.concatenate([np.asarray(part, dtype=np.float64) for part in seconds])
-    else:
-        samples = np.asarray(seconds, dtype=np.float64)
-    if not samples.size:
-        raise ValueError("no samples")
+def latency(*seconds: Sequence[float]) -> Latency:
+    """The quantiles of samples in seconds; several rounds' samples are put together."""
+    samples = _together(seconds)
     # Nearest rank: a quantile is a sample that was measured, never a value between two.
     p50, p99, p999 = np.quantile(samples, [0.5, 0.99, 0.999], method="inverted_cdf") * 1e3
     return Latency(float(p50), float(p99), float(p999), int(samples.size))
 
 
-def curve(seconds: Iterable[float], points: int = 200) -> list[tuple[float, float]]:
+def _together(parts: Sequence[Sequence[float]]) -> np.ndarray:
+    samples = np.concatenate([np.asarray(part, dtype=np.float64) for part in parts])
+    if not samples.size:
+        raise ValueError("no samples")
+    return samples
+
+
+def curve(*seconds: Sequence[float], points: int = 200) -> list[tuple[float, float]]:
     """(quantile, ms) pairs for drawing a distribution: evenly spread up to 0.9, then ever closer to 1."""
-    samples = np.asarray(list(seconds), dtype=np.float64)
+    samples = _together(seconds)
     tail = 1 - np.logspace(-1, -max(np.log10(max(samples.size, 10)), 1.0), points // 2)
     shares = np.concatenate([np.linspace(0.0, 0.9, points // 2, endpoint=False), tail])
     values = np.quantile(samples, shares, method="inverted_cdf") * 1e3

@@ -73,16 +73,32 @@ class Lab:
             except psycopg.errors.InsufficientPrivilege:
                 pass
 
-    def rounds(self, benchmark: Any, work: Callable[[], T], *, before: Callable[[], Any] | None = None,
-               rounds: int = 3) -> list[T]:  # fmt: skip
-        """What `work` returned in each round, timed by pytest-benchmark; `before` runs untimed before each."""
+    def rounds(
+        self,
+        benchmark: Any,
+        work: Callable[[], T],
+        *,
+        before: Callable[[], Any] | None = None,
+        after: Callable[[T], Any] | None = None,
+        rounds: int = 3,
+    ) -> list[T]:
+        """What `work` returned in each round. pytest-benchmark times `work` alone, not what runs before and after."""
         found: list[T] = []
+        settled = 0
+
+        def settle() -> None:
+            nonlocal settled
+            if after is not None and settled < len(found):
+                settled = len(found)
+                after(found[-1])
 
         def setup() -> None:
+            settle()
             if before is not None:
                 before()
 
         benchmark.pedantic(lambda: found.append(work()), setup=setup, rounds=1 if self.short else rounds, iterations=1)
+        settle()
         return found
 
     def figure(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import struct
 import time
-import uuid
 from dataclasses import dataclass
 from types import TracebackType
 
@@ -18,7 +17,18 @@ from pgdurable._engine.ids import new_id
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import ConnectionFailed, PgDurableError
 
-__all__ = ["Bare", "Rows", "bare_inserts", "bare_updates", "copy_again", "make_bare_tables", "recorded_rows"]
+__all__ = [
+    "Bare",
+    "Rows",
+    "bare_inserts",
+    "bare_starts",
+    "bare_updates",
+    "copy_again",
+    "copy_instances_again",
+    "make_bare_tables",
+    "recorded_instances",
+    "recorded_rows",
+]
 
 HEADER = b"PGCOPY\n\xff\r\n\0\0\0\0\0\0\0\0\0"
 _STEPS_OF_AN_INSTANCE = 10
@@ -196,6 +206,42 @@ def copy_again(bare: Bare, schema: str, rows: Rows, history_per_commit: int) -> 
     return took
 
 
+def bare_starts(bare: Bare, schema: str, ids: list[bytes]) -> list[float]:
+    """Seconds each committed one-row insert into `bare_instances` took, of rows as a start writes them."""
+    bare.run("deallocate all")
+    bare.prepare(
+        b"bare_start",
+        f"insert into {schema}.bare_instances (id, workflow, version, status, queue, owner, input)"
+        " values ($1::uuid, $2::text, $3::text, $4::text, $5::text, null, $6::jsonb)",
+    )
+    clock = time.perf_counter
+    took = []
+    for id in ids:
+        began = clock()
+        bare.execute(b"bare_start", [id, b"bench_order", b"1", b"pending", b"default", b'\1[7, "sku-9"]'])
+        took.append(clock() - began)
+    return took
+
+
+def recorded_instances(bare: Bare, schema: str, most: int = 50_000) -> list[bytes]:
+    """The first instances in this schema, in binary COPY form."""
+    columns = _copied_columns(schema)["instances"]
+    return bare.fetch_copy(f"copy (select {columns} from {schema}.instances limit {most}) to stdout (format binary)")
+
+
+def copy_instances_again(bare: Bare, schema: str, rows: list[bytes], per_commit: int) -> list[float]:
+    """As `copy_again`, of instances alone."""
+    into = named_queries("flush", schema)["copy_instances"].replace(f"{schema}.", f"{schema}.bare_")
+    bare.run(f"truncate {schema}.bare_instances")
+    commits = [b"".join(rows[first : first + per_commit]) for first in range(0, len(rows), per_commit)]
+    took = []
+    for commit in commits:
+        began = time.perf_counter()
+        bare.copy([(into, commit)])
+        took.append(time.perf_counter() - began)
+    return took
+
+
 def _copied_columns(schema: str) -> dict[str, str]:
     """The columns the engine copies, by table, cut out of its own COPY statements."""
     statements = named_queries("flush", schema)
@@ -204,8 +250,3 @@ def _copied_columns(schema: str) -> dict[str, str]:
         text = statements[f"copy_{table}"]
         found[table] = " ".join(text[text.index("(") + 1 : text.index(")")].split())
     return found
-
-
-def bare_id() -> uuid.UUID:
-    """An id as the engine makes them."""
-    return uuid.UUID(bytes=new_id())

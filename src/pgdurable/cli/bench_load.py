@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import base64
+import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import psycopg
@@ -31,7 +34,13 @@ def _work_in_thread(n: int) -> int:
 
 
 async def _fill(n: int, size: int) -> str:
-    return "x" * size
+    return _text(size)
+
+
+@lru_cache
+def _text(size: int) -> str:
+    """A text of that many bytes that neither TOAST nor WAL can compress much."""
+    return base64.b64encode(random.Random(size).randbytes(size)).decode()[:size]
 
 
 async def _change(tx: psycopg.AsyncConnection[Any], table: str, row: int) -> int:
