@@ -5,7 +5,8 @@ and left for other workers. (Starts that run at once are in bench_throughput, in
 
 Beside `start`, `start(id=...)` and `start_many`: the rows that were written, copied back by binary COPY into an empty
 table with the same primary key, one connection, in commits of the engine's size (`start(id=...)`: of as many rows as
-there are callers; `start_many`: of 1,000). Beside a start inside the caller's own transaction: bare one-row inserts of the same rows, autocommit, on as many connections.
+there are callers; `start_many`: of 1,000). Beside a start inside the caller's own transaction: bare one-row inserts of
+the same rows, autocommit, on as many connections.
 """
 
 from __future__ import annotations

@@ -1,0 +1,232 @@
+"""Measures what a step costs: `.venv/bin/python tests/guard/measure.py` prints every value beside its ceiling.
+
+Each measure runs in a process of its own (`measure.py MEASURE DSN SCHEMA`), so that neither pytest nor another measure
+is counted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import gc
+import json
+import os
+import struct
+import subprocess
+import sys
+import tracemalloc
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pgdurable as pgd
+
+STEPS = 10
+LEAK = bool(os.environ.get("PGDURABLE_GUARD_LEAK"))  # for the test of the guard itself
+_leaked: list[Any] = []
+
+
+@pgd.step
+async def work(n: int) -> int:
+    return n + 1
+
+
+@pgd.workflow(name="guard_steps")
+async def ten_steps(n: int) -> int:
+    for _ in range(STEPS):
+        n = await work(n)
+    return n
+
+
+@pgd.workflow(name="guard_waiting")
+async def waiting(n: int) -> int:
+    await work(n)
+    await pgd.wait_signal("go")
+    return n
+
+
+async def run_instances(engine: pgd.Engine, instances: int, concurrent: int) -> None:
+    left = iter(range(instances))
+
+    async def caller() -> None:
+        for _ in left:
+            handle = await engine.start(ten_steps, 0)
+            if await handle.result() != STEPS:
+                raise SystemExit(f"instance {handle.id} gave a wrong result")
+            if LEAK:
+                _leaked.append(bytearray(64))
+
+    await asyncio.gather(*(caller() for _ in range(concurrent)))
+
+
+class Instructions:
+    """Counts this thread's user-space instructions with the kernel's perf_event_open. OSError where it may not."""
+
+    def __init__(self) -> None:
+        if os.uname().machine not in ("x86_64", "aarch64"):
+            raise OSError("which system call it is here is not known")
+        # struct perf_event_attr of linux/perf_event.h, its first version (64 bytes): type hardware, config
+        # instructions, no sampling, and the flag bits disabled (0), exclude_kernel (5) and exclude_hv (6).
+        attr = struct.pack("<IIQQQQQIIQ", 0, 64, 1, 0, 0, 0, 1 << 0 | 1 << 5 | 1 << 6, 0, 0, 0)
+        self._libc = ctypes.CDLL(None, use_errno=True)
+        number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
+        self._fd = self._libc.syscall(number, ctypes.c_char_p(attr), 0, -1, -1, 0)
+        if self._fd < 0:
+            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+
+    def start(self) -> None:
+        self._libc.ioctl(self._fd, 0x2403, 0)  # reset
+        self._libc.ioctl(self._fd, 0x2400, 0)  # enable
+
+    def stop(self) -> int:
+        self._libc.ioctl(self._fd, 0x2401, 0)  # disable
+        (count,) = struct.unpack("<q", os.read(self._fd, 8))
+        return int(count)
+
+
+async def calls(engine: pgd.Engine) -> dict[str, float]:
+    found = {}
+    for mood, instances, concurrent in (("idle", 50, 1), ("loaded", 400, 100)):
+        await run_instances(engine, max(instances // 4, concurrent), concurrent)
+        python = c = 0
+
+        def count(frame: Any, event: str, arg: Any) -> None:
+            nonlocal python, c
+            if event == "call":
+                python += 1
+            elif event == "c_call":
+                c += 1
+
+        sys.setprofile(count)
+        try:
+            await run_instances(engine, instances, concurrent)
+        finally:
+            sys.setprofile(None)
+        found[f"python calls per step, {mood}"] = python / instances / STEPS
+        found[f"c calls per step, {mood}"] = c / instances / STEPS
+    return found
+
+
+async def instructions(engine: pgd.Engine) -> dict[str, float]:
+    counter = Instructions()
+    found = {}
+    for mood, instances, concurrent in (("idle", 100, 1), ("loaded", 1_000, 100)):
+        await run_instances(engine, max(instances // 4, concurrent), concurrent)
+        counter.start()
+        await run_instances(engine, instances, concurrent)
+        found[f"instructions per step, {mood}"] = counter.stop() / instances / STEPS
+    return found
+
+
+async def collections(engine: pgd.Engine) -> dict[str, float]:
+    await run_instances(engine, 200, 50)
+    gc.collect()
+    before = gc.get_stats()[0]["collections"]
+    await run_instances(engine, 1_000, 50)
+    return {"collections per 1,000 steps": (gc.get_stats()[0]["collections"] - before) / 1_000 / STEPS * 1_000}
+
+
+async def held(engine: pgd.Engine) -> dict[str, float]:
+    instances = 1_000
+
+    async def start() -> list[Any]:
+        handles = await engine.start_many(waiting, [(n,) for n in range(instances)])
+        while engine.metrics()["steps_done"] < expected or engine.metrics()["steps_running"]:
+            await asyncio.sleep(0.01)  # noqa: ASYNC110  # the metrics are what there is to look at
+        return [handle.id for handle in handles]
+
+    expected = instances
+    first = await start()  # what grows once is not counted
+    gc.collect()
+    blocks = sys.getallocatedblocks()
+    tracemalloc.start()
+    expected += instances
+    second = await start()
+    gc.collect()
+    if engine.metrics()["instances"] != 2 * instances:
+        raise SystemExit(f"{engine.metrics()['instances']} instances in memory, expected {2 * instances}")
+    found = {
+        "bytes per waiting instance": tracemalloc.get_traced_memory()[0] / instances,
+        # tracemalloc's own bookkeeping is not in Python's allocator.
+        "blocks per waiting instance": (sys.getallocatedblocks() - blocks) / instances,
+    }
+    del first, second
+    return found
+
+
+async def kept(engine: pgd.Engine) -> dict[str, float]:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    instances = 2_000
+    await run_instances(engine, 1_000, 100)
+    gc.collect()
+    blocks, bytes_resident = sys.getallocatedblocks(), resident()
+    await run_instances(engine, instances, 100)
+    gc.collect()
+    more = sys.getallocatedblocks() - blocks
+    found = {
+        "blocks kept per ended instance": more / instances,
+        "resident bytes kept per ended instance": (resident() - bytes_resident) / instances,
+    }
+    tracemalloc.start()
+    await run_instances(engine, 200, 100)
+    gc.collect()
+    before = tracemalloc.get_traced_memory()[0]
+    await run_instances(engine, 500, 100)
+    gc.collect()
+    found["bytes kept per ended instance"] = (tracemalloc.get_traced_memory()[0] - before) / 500
+    return found
+
+
+MEASURES: dict[str, Callable[[pgd.Engine], Any]] = {
+    "calls": calls, "instructions": instructions, "collections": collections, "held": held, "kept": kept,
+}  # fmt: skip
+
+
+def can_count_instructions() -> bool:
+    """Whether the kernel and the processor let us."""
+    try:
+        counter = Instructions()
+    except OSError:
+        return False
+    counter.start()
+    return counter.stop() > 0
+
+
+def measure(name: str, dsn: str, schema: str) -> dict[str, float]:
+    """Runs a measure in a process of its own."""
+    done = subprocess.run(
+        [sys.executable, __file__, name, dsn, schema], capture_output=True, text=True, timeout=60,
+        env={**os.environ, "PYTHONHASHSEED": "0"},
+    )  # fmt: skip
+    if done.returncode != 0:
+        raise RuntimeError(f"measure {name} failed: {done.stderr}")
+    return dict(json.loads(done.stdout))
+
+
+async def child(name: str, dsn: str, schema: str) -> dict[str, float]:
+    # Neither polls nor parking may come in between by chance.
+    options = {"poll_interval": 60, "lease": 120, "park_after": 600}
+    async with pgd.Engine(dsn, schema=schema, workflows=[ten_steps, waiting], migrate=True, **options) as engine:
+        return dict(await MEASURES[name](engine))
+
+
+def main() -> None:
+    if len(sys.argv) == 4:
+        print(json.dumps(asyncio.run(child(*sys.argv[1:]))))
+        return
+    sys.path.insert(0, str(Path(__file__).parent))
+    from ceilings import CEILINGS
+
+    with pgd.embedded() as dsn:
+        for number, name in enumerate(MEASURES):
+            if name == "instructions" and not can_count_instructions():
+                print("instructions cannot be counted here")
+                continue
+            for what, value in measure(name, dsn, f"guard_{number}").items():
+                print(f"{what:40} {value:12,.2f}   ceiling {CEILINGS[what]:,g}")
+
+
+if __name__ == "__main__":
+    main()
