@@ -25,5 +25,5 @@ CEILINGS: dict[str, float] = {
     # What is left of an instance that has ended, and of the process's memory per instance.
     "blocks kept per ended instance": 0.1,
     "bytes kept per ended instance": 30.0,
-    "resident bytes kept per ended instance": 1_000.0,
+    "resident bytes kept per ended instance": 200.0,
 }
