@@ -30,7 +30,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
-        ("handle", "Entry"),
+        ("handle", "Entry"), ("handle", "Starts"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [

@@ -16,6 +16,9 @@ select k.id, k.instance_id, i.workflow
 -- name: copy_instances
 copy @extschema@.instances (id, workflow, version, status, queue, owner, input) from stdin (format binary)
 
+-- name: instance_there
+select exists (select from @extschema@.instances where id = encode(%s::bytea, 'hex')::uuid)
+
 -- name: notify_due
 select pg_notify(@extschema@.channel(), 'due')
 

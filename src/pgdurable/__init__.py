@@ -5,7 +5,7 @@ the database they go on from the last checkpoint.
 """
 
 from pgdurable import sync
-from pgdurable.client import Client, Entry, Handle, InstanceInfo
+from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
 from pgdurable.context import now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
 from pgdurable.engine import Engine
@@ -58,6 +58,7 @@ __all__ = [
     "Retry",
     "RetryAfter",
     "SchemaError",
+    "Starts",
     "Step",
     "StepFailed",
     "StepTimeout",

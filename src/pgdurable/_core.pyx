@@ -11,8 +11,9 @@ A `Flusher` belongs to one thread at a time (the event loop's).
 """
 
 cimport cython
+from cpython.buffer cimport PyBUF_FULL_RO, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from libc.stdint cimport int32_t, int64_t, uint16_t, uint32_t
+from libc.stdint cimport int8_t, int16_t, int32_t, int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
@@ -40,6 +41,8 @@ include "_core_parts/arrays.pxi"
 include "_core_parts/wire.pxi"
 include "_core_parts/histogram.pxi"
 include "_core_parts/flusher.pxi"
+include "_core_parts/json.pxi"
+include "_core_parts/bulk.pxi"
 include "_core_parts/audit.pxi"
 
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias, cast, overload
 
-import msgspec
 import psycopg
-from psycopg.types.json import Jsonb
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from pgdurable._core import StartRows
+from pgdurable._engine.bulk import BulkSender
+from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
-from pgdurable._engine.ids import check_key, new_id
+from pgdurable._engine.ids import check_key
 from pgdurable._engine.tasks import Bell, end_tasks
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
@@ -28,16 +29,18 @@ from pgdurable.errors import (
     InvalidInput,
     PgDurableError,
 )
-from pgdurable.handle import Entry, Handle, InstanceInfo, from_json, info_of
+from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
-__all__ = ["Client", "Entry", "Handle", "InstanceInfo"]
+__all__ = ["Client", "Entry", "Handle", "InstanceInfo", "Starts"]
 
 PAYLOAD_LIMIT = 1024 * 1024
 _READS = frozenset({"find_instance", "outcomes", "describe", "history", "list_instances"})
 _READ_TRIES = 6  # one more than there are pooled connections
+_PATIENCE_S = 30.0
 _List = list  # inside Client, `list` is the method
+Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
 class Client:
@@ -213,50 +216,70 @@ class Client:
             return Handle(self, row[0] if row else uuid.UUID(int=0), id, type)
         return Handle(self, await self._one("find_instance", (id,)), id, type)
 
+    @overload
+    async def start_many(  # type: ignore[overload-overlap]
+        self, workflow: str | Workflow[Any, Any], arguments: Stream, *, version: str | None = None, queue: str = ...
+    ) -> Starts[Handle[Any]]: ...
+    @overload
+    async def start_many(
+        self, workflow: str | Workflow[Any, Any], arguments: Iterable[Any], *, version: str | None = None,
+        queue: str = ...,
+    ) -> _List[Handle[Any]]: ...  # fmt: skip
     async def start_many(
         self,
         workflow: str | Workflow[Any, Any],
-        arguments: Iterable[Any],
+        arguments: Iterable[Any] | AsyncIterable[Any] | Mapping[str, Any] | Array,
         *,
         version: str | None = None,
         queue: str = "default",
-    ) -> _List[Handle[Any]]:
-        """Starts one instance per element, thousands per commit; all are durable when this returns.
+    ) -> _List[Handle[Any]] | Starts[Handle[Any]]:
+        """Starts one instance per element or row, thousands per commit; all are durable when this returns.
 
         Args:
             workflow: its name, or the decorated function.
-            arguments: per instance a tuple of positional arguments, a dict of keyword arguments, or one argument.
-        Returns: handles in the same order. When it raises, a leading part of the starts may have been committed.
+            arguments: an iterable, generator or async iterable: per instance a tuple of positional arguments, a dict of
+                keyword arguments, or one argument. Or arrays: a structured array (one field per parameter), a dict of
+                columns (parameter's name to array of one dimension), or one array for a workflow's first parameter.
+                Anything with the buffer protocol is an array; numpy is not needed. Column types are compared with the
+                annotations once; what JSON has no form for (NaN, infinity) is found before anything is started.
+        Returns:
+            Handles in the same order: a list for a list, tuple or other collection, else `Starts`, which makes each
+            handle when asked for it. No more than a few commits' worth of a stream or array is in memory at a time.
+        Raises:
+            InvalidInput: something does not fit the function's parameters.
+            CodecError: something cannot be stored as JSON.
+            ConnectionFailed: the server was away for 30 seconds.
+        When it raises, a leading part of the starts may have been committed.
         """
         definition = workflow if isinstance(workflow, Workflow) else None
         name = definition.name if definition is not None else self._name(workflow)
-        chosen = version or (definition.version if definition else None)
-        handles: _List[Handle[Any]] = []
+        columns = columns_of(arguments, definition, name)
         type = definition.signature.returns if definition is not None else Any
-        rows: _List[tuple[Any, ...]] = []
-        for argument in arguments:
-            args, kwargs = split_argument(argument)
-            data = self._input(definition, name, args, kwargs)
-            handle: Handle[Any] = Handle(self, uuid.UUID(bytes=new_id()), None, type)
-            handles.append(handle)
-            rows.append((handle.instance_id, name, chosen, "pending", queue, None, data.decode()))
-            if len(rows) == 5000:
-                await self._copy_instances(rows)
-                rows = []
-        if rows:
-            await self._copy_instances(rows)
-        return handles
 
-    async def _copy_instances(self, rows: _List[tuple[Any, ...]]) -> None:
-        try:
-            async with self._pool.connection() as conn, conn.transaction():
-                async with conn.cursor().copy(self._sql["copy_instances"]) as copy:
-                    copy.set_types(["uuid", "text", "text", "text", "text", "int8", "jsonb"])
-                    for row in rows:
-                        await copy.write_row((*row[:6], Jsonb(msgspec.Raw(row[6].encode()), _dump)))
-                await conn.execute(self._sql["notify_due"])
-        except psycopg.Error as error:
-            raise self._explain(error) from error
+        def handle(instance_id: uuid.UUID) -> Handle[Any]:
+            return Handle(self, instance_id, None, type)
+
+        if columns is None and (own := self._start_here_many(workflow, arguments, version, queue)) is not None:
+            starts = Starts(bytes(await own), handle)
+        else:
+            rows = StartRows(name, version or (definition.version if definition else None), queue, self.payload_limit)
+            sender = BulkSender(self._pool, self._sql, rows, patience=_PATIENCE_S, admit=self._admit)
+            try:
+                if columns is not None:
+                    await sender.send_columns(columns, self.payload_limit)
+                else:
+                    await sender.send_objects(
+                        cast(Iterable[Any], arguments),
+                        lambda argument: self._input(definition, name, *split_argument(argument)),
+                    )
+            except (psycopg.Error, PoolTimeout) as error:
+                raise self._explain(error) from error
+            finally:
+                if sender.ids:
+                    await sender.announce()
+            starts = Starts(bytes(sender.ids), handle)
+        streamed = columns is not None or isinstance(arguments, (Iterator, AsyncIterable))
+        return starts if streamed else list(starts)
 
     @staticmethod
     def _name(workflow: Any) -> str:
@@ -281,6 +304,15 @@ class Client:
         return encode(
             dict(kwargs) if kwargs else list(args), what=f"input of workflow {name}", limit=self.payload_limit
         )
+
+    async def _admit(self) -> None:
+        """Waits while there is no room for more in this process. A client keeps nothing waiting."""
+
+    def _start_here_many(
+        self, workflow: Any, arguments: Any, version: str | None, queue: str
+    ) -> Awaitable[bytearray] | None:
+        """Starts of a workflow that this process runs, as their ids; None: it does not run it."""
+        return None
 
     # -- existing instances --------------------------------------------------------------------------------------
 
@@ -447,7 +479,3 @@ def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | Non
     if isinstance(argument, dict):
         return (), argument
     return (argument,), None
-
-
-def _dump(value: Any) -> bytes:
-    return bytes(value)

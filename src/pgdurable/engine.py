@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 import uuid
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import timedelta
 from types import TracebackType
 from typing import Any
@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from pgdurable._core import add_audit_hook
+from pgdurable._engine.bulk import batches
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool, resolve_dsn
 from pgdurable._engine.host import Host
@@ -329,39 +330,28 @@ class Engine(Client):
         await future
         return Handle(self, uuid.UUID(bytes=instance_id), None, type)
 
-    async def start_many(
-        self,
-        workflow: str | Workflow[Any, Any],
-        arguments: Iterable[Any],
-        *,
-        version: str | None = None,
-        queue: str = "default",
-    ) -> list[Handle[Any]]:
-        """Starts one instance per element, thousands per commit; all are durable when this returns.
-
-        As many as there is room for run here from the start; the others wait for whichever worker has room.
-        Arguments, result and errors: as `Client.start_many`.
-        """
-        host = self._running()
+    def _start_here_many(
+        self, workflow: Any, arguments: Any, version: str | None, queue: str
+    ) -> Awaitable[bytearray] | None:
         definition = self._mine(workflow, version)
-        if definition is None:
-            return await super().start_many(workflow, arguments, version=version, queue=queue)
-        type = definition.signature.returns
+        return None if definition is None else self._start_each(self._running(), definition, arguments, queue)
+
+    async def _start_each(self, host: Host, definition: Workflow[Any, Any], arguments: Any, queue: str) -> bytearray:
+        """As many as there is room for run here from the start; the others wait for whichever worker has room."""
         bulk = BulkStart(host.loop)
-        handles: list[Handle[Any]] = []
-        for argument in arguments:
-            args, kwargs = split_argument(argument)
-            data = bind_input(definition, args, kwargs, self.payload_limit)
-            instance_id = new_id()
-            bulk.add()
-            host.start(instance_id, definition, data, queue, bulk, owned=self._room() > 0)
-            handles.append(Handle(self, uuid.UUID(bytes=instance_id), None, type))
-            if len(handles) % 500 == 0:
-                await asyncio.sleep(0)
-                await self._pressure(host)
+        ids = bytearray()
+        async for batch in batches(arguments):
+            for argument in batch:
+                args, kwargs = split_argument(argument)
+                data = bind_input(definition, args, kwargs, self.payload_limit)
+                instance_id = new_id()
+                bulk.add()
+                host.start(instance_id, definition, data, queue, bulk, owned=self._room() > 0)
+                ids += instance_id
+            await self._pressure(host)
         await bulk.wait()
         self._poller.hint()
-        return handles
+        return ids
 
     async def _pressure(self, host: Host) -> None:
         """Waits while the server is behind with what it was sent."""

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import shlex
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
@@ -18,9 +18,10 @@ from pgdurable.retry import seconds
 if TYPE_CHECKING:
     from pgdurable.client import Client
 
-__all__ = ["Entry", "Handle", "InstanceInfo"]
+__all__ = ["Entry", "Handle", "InstanceInfo", "Starts"]
 
 T = TypeVar("T")
+H = TypeVar("H")
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,50 @@ class Handle(Generic[T]):
 
     def __repr__(self) -> str:
         return f"<Handle {self.id}>"
+
+
+class Starts(Sequence[H]):
+    """The handles of many starts, in order, each made when it is asked for: it holds 16 bytes per instance.
+
+    Attributes:
+        ids: the instances' UUIDs as bytes, 16 each.
+    """
+
+    __slots__ = ("_make", "ids")
+
+    def __init__(self, ids: bytes, make: Callable[[uuid.UUID], H]) -> None:
+        self.ids = ids
+        self._make = make
+
+    def instance_id(self, index: int) -> uuid.UUID:
+        """The UUID of one instance."""
+        place = index + len(self) if index < 0 else index
+        if not 0 <= place < len(self):
+            raise IndexError(f"start {index} of {len(self)}")
+        return uuid.UUID(bytes=self.ids[16 * place : 16 * place + 16])
+
+    def __len__(self) -> int:
+        return len(self.ids) // 16
+
+    @overload
+    def __getitem__(self, index: int) -> H: ...
+    @overload
+    def __getitem__(self, index: slice) -> Starts[H]: ...
+    def __getitem__(self, index: int | slice) -> H | Starts[H]:
+        if not isinstance(index, slice):
+            return self._make(self.instance_id(index))
+        first, last, step = index.indices(len(self))
+        if step == 1:
+            return Starts(self.ids[16 * first : 16 * max(first, last)], self._make)
+        return Starts(b"".join(self.ids[16 * i : 16 * i + 16] for i in range(first, last, step)), self._make)
+
+    def map(self, function: Callable[[H], T]) -> Starts[T]:
+        """The same instances, each handle passed through a function when it is asked for."""
+        make = self._make
+        return Starts(self.ids, lambda instance_id: function(make(instance_id)))
+
+    def __repr__(self) -> str:
+        return f"<Starts of {len(self)} instances>"
 
 
 def from_json(text: str | None) -> Any:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 import uuid
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator
+from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
 from datetime import timedelta
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -14,7 +14,7 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
-from pgdurable.handle import Entry, InstanceInfo
+from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
 
 __all__ = ["Client", "Engine", "Handle"]
@@ -154,11 +154,14 @@ class Client:
             return Handle(thread, self._inner.start_blocking(connection, workflow, args, **options))
         return Handle(thread, thread.call(self._inner.start(workflow, *args, **options)))
 
-    def start_many(
-        self, workflow: str | Workflow[Any, Any], arguments: Iterable[Any], **options: Any
-    ) -> list[Handle[Any]]:
+    def start_many(self, workflow: str | Workflow[Any, Any], arguments: Any, **options: Any) -> Sequence[Handle[Any]]:
+        """As the async `start_many`, a list or `Starts`."""
         thread = self._there
-        return [Handle(thread, h) for h in thread.call(self._inner.start_many(workflow, arguments, **options))]
+        found: Any = thread.call(self._inner.start_many(workflow, arguments, **options))
+        if isinstance(found, Starts):
+            mapped: Starts[Handle[Any]] = found.map(lambda handle: Handle(thread, handle))
+            return mapped
+        return [Handle(thread, handle) for handle in found]
 
     def get(self, id: str | uuid.UUID, *, type: Any = Any) -> Handle[Any]:
         return Handle(self._there, self._there.call(self._inner.get(id, type=type)))

@@ -1,0 +1,169 @@
+"""Many starts over a pooled connection: rows of binary COPY, thousands per commit, pending for whoever has room."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from functools import partial
+from itertools import islice
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool, PoolTimeout
+
+from pgdurable._core import StartRows
+from pgdurable._engine.columns import Columns
+from pgdurable._engine.connections import is_passing
+from pgdurable._engine.ids import new_ids
+from pgdurable._engine.tasks import end_tasks
+
+__all__ = ["BulkSender", "batches"]
+
+_HEAD = b"PGCOPY\n\377\r\n\0\0\0\0\0\0\0\0\0"
+_TAIL = b"\xff\xff"
+# Measured: 5,000 rows a commit reach 0.86 of what 20,000 reach, and 50,000 bring no more than noise.
+_ROWS_A_COMMIT = 20_000
+_BYTES_A_COMMIT = 8 * 1024 * 1024
+_ROWS_AT_ONCE = 1000  # encoded between two turns of the event loop: half a millisecond
+_OBJECTS_A_COMMIT = 5000
+_OBJECTS_AT_ONCE = 250
+
+
+async def batches(arguments: Iterable[Any] | AsyncIterable[Any], size: int = _OBJECTS_AT_ONCE) -> AsyncIterator[Any]:
+    """The elements in lists of up to `size`; between two lists the event loop has a turn."""
+    if isinstance(arguments, AsyncIterable):
+        batch = []
+        async for argument in arguments:
+            batch.append(argument)
+            if len(batch) == size:
+                yield batch
+                batch = []
+        if batch:
+            yield batch
+        return
+    iterator = iter(arguments)
+    while batch := list(islice(iterator, size)):
+        yield batch
+        await asyncio.sleep(0)
+
+
+class BulkSender:
+    """Sends rows of `instances`; a row is durable once and only once, whatever happens to the connection.
+
+    A commit whose answer was lost is asked for by its first id: the ids are ours, and a commit is all or nothing.
+
+    Args:
+        sql: texts of sql/queries/client.sql.
+        patience: seconds for which a commit is tried while the server is away, or takes no writes.
+        admit: awaited before each commit; holds back while there is no room for more.
+    """
+
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        sql: dict[str, str],
+        rows: StartRows,
+        *,
+        patience: float,
+        admit: Callable[[], Awaitable[None]],
+    ) -> None:
+        self._pool = pool
+        self._sql = sql
+        self._rows = rows
+        self._patience = patience
+        self._admit = admit
+        self.ids = bytearray()
+
+    async def send_columns(self, columns: Columns, limit: int) -> None:
+        """One start per row. Raises for a row that cannot be stored before anything is started."""
+        n = len(columns)
+        for first in range(0, n, _ROWS_AT_ONCE):
+            columns.check(first, min(first + _ROWS_AT_ONCE, n), limit)
+            await asyncio.sleep(0)
+        first = 0
+        while first < n:
+            last = min(first + _ROWS_A_COMMIT, n)
+            ids = new_ids(last - first)
+            await self._commit(ids, partial(self._blocks, columns, first, last, ids))
+            first = last
+
+    def _blocks(self, columns: Columns, first: int, last: int, ids: bytes) -> Iterator[bytes]:
+        self._rows.take()
+        for row in range(first, last, _ROWS_AT_ONCE):
+            end = min(row + _ROWS_AT_ONCE, last)
+            self._rows.add_table(columns.table, row, end, ids[16 * (row - first) : 16 * (end - first)])
+            yield self._rows.take()
+
+    async def send_objects(
+        self, arguments: Iterable[Any] | AsyncIterable[Any], encoded: Callable[[Any], bytes]
+    ) -> None:
+        """One start per element; the next commit fills while one is under way."""
+        sending: asyncio.Task[None] | None = None
+        rows = self._rows
+        try:
+            ids = b""
+            async for batch in batches(arguments):
+                more = new_ids(len(batch))
+                for place, argument in enumerate(batch):
+                    rows.add(more[16 * place : 16 * place + 16], encoded(argument))
+                ids += more
+                if len(rows) >= _OBJECTS_A_COMMIT or rows.nbytes >= _BYTES_A_COMMIT:
+                    if sending is not None:
+                        await sending
+                    sending = asyncio.create_task(self._commit(ids, [rows.take()].__iter__))
+                    ids = b""
+            if sending is not None:
+                await sending
+            if ids:
+                await self._commit(ids, [rows.take()].__iter__)
+        finally:
+            await end_tasks(sending)
+
+    async def announce(self) -> None:
+        """Tells the workers that there is work; they would see it at their next look."""
+        try:
+            async with self._pool.connection() as conn:
+                await conn.execute(self._sql["notify_due"])
+        except psycopg.Error:
+            pass
+
+    async def _commit(self, ids: bytes, blocks: Callable[[], Iterator[bytes]]) -> None:
+        await self._admit()
+        give_up = time.monotonic() + self._patience
+        wait = 0.02
+        lost = False
+        while True:
+            try:
+                async with self._pool.connection() as conn:
+                    if lost and await self._there(conn, ids):
+                        break
+                    await self._copy(conn, blocks())
+                break
+            except psycopg.errors.UniqueViolation:
+                # Ids are unique: an attempt whose answer was lost has committed meanwhile. Asking for it tells.
+                if not lost:
+                    raise
+            except (psycopg.Error, PoolTimeout) as error:
+                if not is_passing(error) or time.monotonic() > give_up:
+                    raise
+                lost = lost or error.sqlstate is None
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 1.0)
+        self.ids += ids
+
+    async def _copy(self, conn: psycopg.AsyncConnection[Any], blocks: Iterator[bytes]) -> None:
+        if conn.info.encoding != "utf-8":
+            await conn.execute("set client_encoding to 'UTF8'")
+        # Autocommit: the COPY is a transaction by itself.
+        async with conn.cursor().copy(self._sql["copy_instances"]) as copy:
+            await copy.write(_HEAD)
+            for block in blocks:
+                await copy.write(block)
+            await copy.write(_TAIL)
+
+    async def _there(self, conn: psycopg.AsyncConnection[Any], ids: bytes) -> bool:
+        cursor = await conn.execute(self._sql["instance_there"], (ids[:16],))
+        row = await cursor.fetchone()
+        assert row is not None
+        return bool(row[0])
