@@ -16,6 +16,7 @@ class _Stats(TypedDict):
 class _LiveObjects(TypedDict):
     batches: int
     flushers: int
+    connections: int
 
 @final
 class Batch:
@@ -32,6 +33,7 @@ class Batch:
 @final
 class Flusher:
     copy_from: int
+    pipeline_limit: int
     def __new__(cls, statements: dict[str, str], copy_from: int = 256) -> Flusher: ...
     def add_history(
         self,
@@ -80,6 +82,8 @@ class Flusher:
     @property
     def backend_pid(self) -> int | None: ...
     @property
+    def round_trip_ms(self) -> float: ...
+    @property
     def connected(self) -> bool: ...
     @property
     def idle(self) -> bool: ...
@@ -126,6 +130,12 @@ class Columns: ...
 
 @final
 class Wire: ...
+
+@final
+class Spares: ...
+
+@final
+class Flight: ...
 
 def add_audit_hook(names: Iterable[str], callback: Callable[[str, tuple[Any, ...]], None]) -> None: ...
 def make_ids(ms: int, counter: int, noise: bytes) -> bytes: ...

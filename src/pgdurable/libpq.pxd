@@ -34,6 +34,7 @@ cdef extern from "libpq-fe.h":
         PQTRANS_INERROR
         PQTRANS_UNKNOWN
 
+    int PG_DIAG_SEVERITY_NONLOCALIZED
     int PG_DIAG_SQLSTATE
     int PG_DIAG_MESSAGE_PRIMARY
     int PG_DIAG_MESSAGE_DETAIL
@@ -48,6 +49,8 @@ cdef extern from "libpq-fe.h":
     int PQserverVersion(const PGconn *conn) nogil
     int PQlibVersion() nogil
     int PQsetnonblocking(PGconn *conn, int arg) nogil
+    ctypedef void (*PQnoticeReceiver)(void *arg, const PGresult *res) noexcept nogil
+    PQnoticeReceiver PQsetNoticeReceiver(PGconn *conn, PQnoticeReceiver receiver, void *arg) nogil
 
     PGresult *PQexec(PGconn *conn, const char *query) nogil
     PGresult *PQprepare(PGconn *conn, const char *name, const char *query, int n, const Oid *types) nogil
@@ -70,6 +73,7 @@ cdef extern from "libpq-fe.h":
     char *PQresultErrorField(const PGresult *res, int fieldcode) nogil
     char *PQresultErrorMessage(const PGresult *res) nogil
     int PQntuples(const PGresult *res) nogil
+    int PQnfields(const PGresult *res) nogil
     int PQgetlength(const PGresult *res, int row, int column) nogil
     int PQgetisnull(const PGresult *res, int row, int column) nogil
     char *PQgetvalue(const PGresult *res, int row, int column) nogil
