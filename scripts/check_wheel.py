@@ -156,7 +156,7 @@ def _libraries(archive: zipfile.ZipFile, names: list[str]) -> list[str]:
 
     found = []
     inside = {PurePosixPath(name).name for name in names if name.startswith("pgdurable.libs/")}
-    outside = re.compile(r"(libc|libm|libpthread|libdl|librt|ld-linux[\w-]*|libc\.musl-\w+)\.so(\.\d+)?$")
+    outside = re.compile(r"(libc|libm|libpthread|libdl|librt|libresolv|ld-linux[\w-]*|libc\.musl-\w+)\.so(\.\d+)?$")
     for name in names:
         if not re.search(r"\.so[.\d]*$", name):
             continue

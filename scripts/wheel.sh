@@ -60,7 +60,7 @@ case $(uname -s) in
 esac || { tail -n 40 "$work/repair.log" >&2; fail "the repair failed"; }
 wheel=$(echo dist/*.whl)
 say "repaired: ${wheel#dist/}"
-python -m zipfile -l "$wheel" | awk '/(\.libs|\.dylibs)\/./ {printf "wheel:   carries %s, %d kB\n", $1, $NF / 1024}'
+python -m zipfile -l "$wheel" | awk '/(\.libs|\.dylibs)\/[^ ]/ {printf "wheel:   carries %s, %d kB\n", $1, $NF / 1024}'
 
 python scripts/check_wheel.py dist/*.tar.gz "$wheel"
 check-wheel-contents "$wheel"
