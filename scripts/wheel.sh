@@ -43,6 +43,11 @@ if [ -z "${PG_CONFIG:-}" ]; then
     fi
 fi
 
+# A Python of one's own building may want its own folder searched at run time: that is no business of the wheel's.
+LDSHARED=${LDSHARED:-$("$python" -c 'import sysconfig; print(sysconfig.get_config_var("LDSHARED"))')}
+LDSHARED=$(sed -E 's/ -Wl,(-rpath|-R)[,=][^ ]+//g' <<<"$LDSHARED")
+export LDSHARED
+
 rm -rf dist "$work/raw"
 say "building the source distribution, and the wheel from it"
 if ! python -m build --outdir "$work/raw" . >"$work/build.log" 2>&1; then

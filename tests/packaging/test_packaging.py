@@ -90,14 +90,23 @@ def test_the_sdist_has_the_sql_as_files_not_as_a_link(unpacked: Path) -> None:
     assert (package_sql / "functions" / "start.sql").read_bytes() == (ROOT / "sql/functions/start.sql").read_bytes()
 
 
+# The core is left out here, so these are all there is to complain about.
+WITHOUT_THE_CORE = [
+    "WHEEL takes a wheel with compiled modules for a pure one",
+    "there is no compiled core",
+    "py3-none-any: no CPython has these two",
+]
+
+
 def test_a_wheel_from_the_sdist_holds_the_package_and_nothing_else(pure_wheel: Path) -> None:
-    # The core is left out here, so that is all there is to complain about.
     complaints = check_wheel.complaints_about_wheel(pure_wheel, repaired=False)
-    assert [complaint.partition(": ")[2] for complaint in complaints] == [
-        "WHEEL takes a wheel with compiled modules for a pure one",
-        "there is no compiled core",
-        "py3-none-any: no CPython has these two",
-    ]
+    assert [complaint.partition(": ")[2] for complaint in complaints] == WITHOUT_THE_CORE
+
+
+def test_a_wheel_straight_from_a_checkout_is_the_same(checkout: Path, pure_wheel: Path, tmp_path: Path) -> None:
+    wheel = build("wheel", checkout, tmp_path)
+    with zipfile.ZipFile(wheel) as one, zipfile.ZipFile(pure_wheel) as other:
+        assert sorted(one.namelist()) == sorted(other.namelist())
 
 
 GOOD = "pgdurable-1-cp311-cp311-manylinux_2_28_x86_64.whl"
@@ -145,7 +154,12 @@ def test_a_good_wheel_passes(fake_wheel) -> None:
         (GOOD, ["pgdurable/_core.cpython-311-aarch64-linux-gnu.so"], NONE, "is not for x86_64"),
         (GOOD, ["pgdurable/_core.cpython-311-x86_64-linux-musl.so"], NONE, "is not for manylinux_2_28"),
         (GOOD, ["pgdurable/_core.abi3.so"], NONE, "pgdurable/_core.abi3.so does not belong into a wheel"),
-        (GOOD, [CORE, "pgdurable/x.cpython-311-x86_64-linux-gnu.so"], NONE, "is there without pgdurable/x.py or its .pyi"),
+        (
+            GOOD,
+            [CORE, "pgdurable/x.cpython-311-x86_64-linux-gnu.so"],
+            NONE,
+            "is there without pgdurable/x.py or its .pyi",
+        ),
         ("pgdurable-1-cp311-abi3-manylinux_2_28_x86_64.whl", [CORE], NONE, "no CPython has these two"),
         ("pgdurable-1-cp314-cp314t-manylinux_2_28_x86_64.whl", [CORE], NONE, "is not for cp314t"),
         (GOOD, [], NONE, "there is no compiled core"),
