@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import doctor, instances, show, tables, worker
+from pgdurable.cli import bench, doctor, instances, show, tables, worker
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -79,6 +79,7 @@ for command in (
     instances.signal,
     instances.resume,
     doctor.doctor,
+    bench.bench,
     tables.uninstall,
 ):
     app.command(command.__name__.rstrip("_"))(command)
