@@ -54,7 +54,7 @@ def bench_crossover(benchmark: Any, lab: Lab) -> None:
 
     def measure() -> None:
         for size in SIZES:
-            batches = min(ROWS // size, 300) // (10 if lab.short else 1) + 3
+            batches = lab.scaled(min(ROWS // size, 300)) + 3
             took: dict[int, list[float]] = {NEVER: [], 1: []}
             for _ in range(batches):
                 for copy_from, samples in took.items():

@@ -128,8 +128,7 @@ async def commit_only(lab: Lab, rate: int, seconds: float) -> list[float]:
 @pytest.mark.parametrize("rate", RATES)
 def bench_offered(benchmark: Any, lab: Lab, rate: int) -> None:
     seconds, instances = RATES[rate]
-    if lab.short:
-        seconds = 1.0
+    seconds *= lab.scale
     floors: list[list[float]] = []
 
     def floor() -> None:

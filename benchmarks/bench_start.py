@@ -1,11 +1,12 @@
 """How many starts a second, made durable but not run here?
 
 The engine has room for no instance (`max_instances=0`), so what is measured is the start alone: its row is committed
-and left for other workers. (Starts that run at once are in bench_throughput, in every figure.)
+and left for other workers. (Starts that run at once are in bench_throughput, in every figure.) `start_many` is given
+a list of tuples, and a structured numpy array.
 
 Beside `start`, `start(id=...)` and `start_many`: the rows that were written, copied back by binary COPY into an empty
 table with the same primary key, one connection, in commits of the engine's size (`start(id=...)`: of as many rows as
-there are callers; `start_many`: of 1,000). Beside a start inside the caller's own transaction: bare one-row inserts of
+there are callers; `start_many`: of 20,000). Beside a start inside the caller's own transaction: bare one-row inserts of
 the same rows, autocommit, on as many connections.
 """
 
@@ -17,6 +18,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import numpy as np
 import psycopg
 import pytest
 
@@ -29,7 +31,8 @@ from pgdurable.workflow import Workflow
 
 STARTS = {"start": 20_000, "start_with_id": 3_000}
 CALLERS = 100
-MANY = 50_000
+MANY = 100_000
+MANY_COMMIT = 20_000  # the most the engine puts into one commit
 CONNECTIONS = 10
 IN_TRANSACTIONS = 2_000
 
@@ -72,7 +75,7 @@ def best_copy(lab: Lab, per_commit: int) -> float:
 
 @pytest.mark.parametrize("how", STARTS)
 def bench_one_by_one(benchmark: Any, lab: Lab, how: str) -> None:
-    number = STARTS[how] // (10 if lab.short else 1)
+    number = lab.scaled(STARTS[how])
     ceilings: list[float] = []
 
     async def one() -> tuple[float, list[float], float]:
@@ -94,15 +97,22 @@ def bench_one_by_one(benchmark: Any, lab: Lab, how: str) -> None:
     )  # fmt: skip
     rate, took, per_commit = max(found, key=lambda done: done[0])
     lab.figure(
-        f"start.{how}", rate, "starts/s", beside=("COPY of the same rows", max(ceilings)), latency=latency(took),
+        "start.one" if how == "start" else "start.with_id", rate, "starts/s",
+        beside=("COPY of the same rows", max(ceilings)), latency=latency(took),
         note=f"{CALLERS} callers, best of {len(found)} rounds", params={"callers": CALLERS},
         rounds=spread([done[0] for done in found]), rows_per_commit=per_commit,
     )  # fmt: skip
 
 
-def bench_start_many(benchmark: Any, lab: Lab) -> None:
-    number = MANY // (10 if lab.short else 1)
-    arguments = [(n, "sku-9") for n in range(number)]
+@pytest.mark.parametrize("how", ["list", "array"])
+def bench_start_many(benchmark: Any, lab: Lab, how: str) -> None:
+    number = lab.scaled(MANY)
+    if how == "list":
+        arguments: Any = [(n, "sku-9") for n in range(number)]
+    else:
+        arguments = np.zeros(number, [("number", "i8"), ("sku", "S5")])
+        arguments["number"] = np.arange(number)
+        arguments["sku"] = b"sku-9"
     ceilings: list[float] = []
 
     async def one() -> tuple[float, float]:
@@ -113,12 +123,12 @@ def bench_start_many(benchmark: Any, lab: Lab) -> None:
             return number / took, took
 
     lab.run(one())  # warm-up
-    best_copy(lab, 1_000)
+    best_copy(lab, MANY_COMMIT)
     found = lab.rounds(
-        benchmark, lambda: lab.run(one()), before=lab.calm, after=lambda _: ceilings.append(best_copy(lab, 1_000))
+        benchmark, lambda: lab.run(one()), before=lab.calm, after=lambda _: ceilings.append(best_copy(lab, MANY_COMMIT))
     )
     lab.figure(
-        "start.start_many", max(found)[0], "starts/s", beside=("COPY of the same rows", max(ceilings)),
+        f"start.many.{how}", max(found)[0], "starts/s", beside=("COPY of the same rows", max(ceilings)),
         latency=latency([took for _, took in found]),
         note=f"{number:,} at once; the latency is of the whole call; best of {len(found)} rounds",
         rounds=spread([rate for rate, _ in found]),
@@ -126,7 +136,7 @@ def bench_start_many(benchmark: Any, lab: Lab) -> None:
 
 
 def bench_start_in_transaction(benchmark: Any, lab: Lab) -> None:
-    number = IN_TRANSACTIONS // (5 if lab.short else 1)
+    number = lab.scaled(IN_TRANSACTIONS)
     floors: list[float] = []
 
     async def one() -> tuple[float, list[float]]:

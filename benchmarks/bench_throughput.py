@@ -33,8 +33,7 @@ KINDS = {
 
 
 def measure(benchmark: Any, lab: Lab, name: str, arguments: tuple[Any, ...], concurrent: int, instances: int) -> None:
-    if lab.short:
-        instances = max(instances // 5, concurrent, 20)
+    instances = lab.scaled(instances, max(concurrent, 20))
     ceilings: list[float] = []
 
     async def one() -> Round:

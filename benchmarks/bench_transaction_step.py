@@ -23,7 +23,7 @@ INSTANCES = {1: 100, 10: 600, 50: 1_000}
 
 @pytest.mark.parametrize("concurrent", INSTANCES)
 def bench_update_and_checkpoint(benchmark: Any, lab: Lab, concurrent: int) -> None:
-    instances = INSTANCES[concurrent] // (5 if lab.short else 1)
+    instances = lab.scaled(INSTANCES[concurrent])
     table = f"{lab.schema}.counters"
     lab.execute(
         f"create table {table} (id int primary key, n int not null)",

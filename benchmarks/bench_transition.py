@@ -54,7 +54,7 @@ timed = Workflow(_timed, name="bench_timed")
 
 
 def bench_idle(benchmark: Any, lab: Lab) -> None:
-    turns = 3 if lab.short else TURNS
+    turns = lab.scaled(TURNS)
     floor: list[float] = []
 
     async def one_by_one(engine: Any) -> None:

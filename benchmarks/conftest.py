@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 import uuid
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ import pytest
 
 from benchmarks import server as servers
 from benchmarks.claims import CLAIMS, violations
-from benchmarks.figures import Figures, table
+from benchmarks.figures import Figures, as_json, text_table
 from benchmarks.lab import Lab
 
 _figures = Figures()
@@ -89,7 +88,7 @@ def _result() -> dict[str, Any]:
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = session.config.getoption("--figures")
     if path:
-        Path(path).write_text(json.dumps(_result(), indent=1) + "\n", encoding="utf-8")
+        Path(path).write_text(as_json(_result()), encoding="utf-8")
     if session.config.getoption("--target") and exitstatus == 0 and violations(_figures.ratios(), _ran):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
@@ -101,14 +100,8 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     out.section("figures")
     for line in servers.lines(_settings):
         out.line(line)
-    rows = table(_figures.all)
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    for row in rows:
-        cells = [
-            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ]
-        out.line("  ".join(cells).rstrip())
+    for line in text_table(_figures.all).splitlines():
+        out.line(line)
     if config.getoption("--target"):
         found = violations(_figures.ratios(), _ran)
         out.section("claims")

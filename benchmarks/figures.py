@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import numpy as np
 
-__all__ = ["Beside", "Figure", "Figures", "Latency", "latency", "spread"]
+__all__ = ["Beside", "Figure", "Figures", "Latency", "as_json", "curve", "latency", "spread", "text_table"]
 
 
 @dataclass(frozen=True)
@@ -36,7 +38,7 @@ def _together(parts: Sequence[Sequence[float]]) -> np.ndarray:
     return samples
 
 
-def curve(*seconds: Sequence[float], points: int = 200) -> list[tuple[float, float]]:
+def curve(*seconds: Sequence[float], points: int = 120) -> list[tuple[float, float]]:
     """(quantile, ms) pairs for drawing a distribution: evenly spread up to 0.9, then ever closer to 1."""
     samples = _together(seconds)
     tail = 1 - np.logspace(-1, -max(np.log10(max(samples.size, 10)), 1.0), points // 2)
@@ -139,3 +141,24 @@ def table(figures: Iterable[Figure]) -> list[list[str]]:
             beside = [figure.beside.name, f"{number(figure.beside.value)} {figure.unit}", f"{figure.ratio:.2f}"]
         rows.append([figure.name, f"{number(figure.value)} {figure.unit}", *quantiles, *beside])
     return rows
+
+
+def text_table(figures: Iterable[Figure]) -> str:
+    """The same as aligned text."""
+    rows = table(figures)
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if column in (0, 5) else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def as_json(result: dict[str, Any]) -> str:
+    """The result of a run as JSON with the points of each curve on one line."""
+    text = json.dumps(result, indent=1)
+    text = re.sub(r"\[\s+(-?[\d.e-]+),\s+(-?[\d.e-]+)\s+\]", r"[\1, \2]", text)
+    return re.sub(r"(\[-?[\d.e-]+, -?[\d.e-]+\],)\n\s+(?=\[)", r"\1 ", text) + "\n"

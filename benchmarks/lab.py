@@ -25,13 +25,26 @@ class Lab:
 
     Attributes:
         dsn, schema: the server, and a fresh migrated schema that is dropped afterwards.
-        short: whether to be quick about it (`--short`): fewer rounds and smaller ones.
+        short: whether to be as quick as possible (`--short`): one small round of everything.
+        scale: what part of the full load to put on; see `scaled`.
     """
 
-    def __init__(self, dsn: str, schema: str, figures: Figures, *, short: bool, benchmark: Any = None) -> None:
+    def __init__(
+        self,
+        dsn: str,
+        schema: str,
+        figures: Figures,
+        *,
+        short: bool = False,
+        scale: float = 1.0,
+        rounds: int | None = None,
+        benchmark: Any = None,
+    ) -> None:
         self.dsn = dsn
         self.schema = schema
         self.short = short
+        self.scale = min(scale, 0.2) if short else scale
+        self._rounds = 1 if short else rounds
         self._figures = figures
         self._benchmark = benchmark
         self._loop = asyncio.new_event_loop()
@@ -43,6 +56,10 @@ class Lab:
         with psycopg.connect(self.dsn, autocommit=True) as conn:
             conn.execute("set client_min_messages = warning")
             conn.execute(f"drop schema if exists {self.schema} cascade")
+
+    def scaled(self, number: float, least: int = 1) -> int:
+        """The part of a number of instances, turns or the like that this run is to do."""
+        return max(round(number * self.scale), least)
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine to its end on the benchmark's own event loop."""
@@ -97,7 +114,7 @@ class Lab:
             if before is not None:
                 before()
 
-        benchmark.pedantic(lambda: found.append(work()), setup=setup, rounds=1 if self.short else rounds, iterations=1)
+        benchmark.pedantic(lambda: found.append(work()), setup=setup, rounds=self._rounds or rounds, iterations=1)
         settle()
         return found
 
