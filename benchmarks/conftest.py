@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from benchmarks import claims
 from benchmarks import server as servers
-from benchmarks.claims import CLAIMS, violations
 from benchmarks.figures import Figures, as_json, text_table
 from benchmarks.lab import Lab
 
@@ -79,7 +79,7 @@ def _result() -> dict[str, Any]:
         "figures": [figure.as_dict() for figure in _figures.all],
         "claims": [
             {"figure": claim.figure, "meaning": claim.meaning, "at_most": claim.at_most, "at_least": claim.at_least}
-            for claim in CLAIMS
+            for claim in claims.CLAIMS
         ],
     }
 
@@ -89,7 +89,7 @@ def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
     path = session.config.getoption("--figures")
     if path:
         Path(path).write_text(as_json(_result()), encoding="utf-8")
-    if session.config.getoption("--target") and exitstatus == 0 and violations(_figures.ratios(), _ran):
+    if session.config.getoption("--target") and exitstatus == 0 and claims.violations(_figures.ratios(), _ran):
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
@@ -103,10 +103,10 @@ def pytest_terminal_summary(terminalreporter: Any, config: pytest.Config) -> Non
     for line in text_table(_figures.all).splitlines():
         out.line(line)
     if config.getoption("--target"):
-        found = violations(_figures.ratios(), _ran)
+        found = claims.violations(_figures.ratios(), _ran)
         out.section("claims")
         for line in found:
             out.line(f"NOT HELD  {line}", red=True)
         if not found:
-            judged = sum(claim.file in _ran for claim in CLAIMS)
-            out.line(f"every claim that was measured holds ({judged} of {len(CLAIMS)})", green=True)
+            judged = sum(claim.file in _ran for claim in claims.CLAIMS)
+            out.line(f"every claim that was measured holds ({judged} of {len(claims.CLAIMS)})", green=True)
