@@ -6,13 +6,17 @@ commit is learnt of, and the workflow goes on. `await_p50_ms` beside it is longe
 dispatch of the step and its (trivial) body; `core_p50_ms` is shorter, from the record to the commit's being known.
 
 Beside it: a prepared one-row insert of the same bytes through libpq itself, the server's floor. Floor and figure take
-turns, a few hundred each, so that whatever the machine does happens to both. The medians are compared.
+turns, a few hundred each, so that whatever the machine does happens to both. The medians are compared. What the same
+insert takes through psycopg, as an application would send it, is in `psycopg_p50_ms`.
 """
 
 from __future__ import annotations
 
 import time
+import uuid
 from typing import Any
+
+import psycopg
 
 from benchmarks.figures import curve, latency
 from benchmarks.lab import Lab
@@ -53,9 +57,27 @@ async def _timed(steps: int) -> int:
 timed = Workflow(_timed, name="bench_timed")
 
 
+def application_inserts(lab: Lab, number: int) -> list[float]:
+    """Seconds each committed one-row insert took through psycopg, prepared."""
+    took = []
+    with psycopg.connect(lab.dsn, autocommit=True) as conn:
+        for n in range(number + 10):
+            began = time.perf_counter()
+            conn.execute(
+                f"insert into {lab.schema}.bare_history"
+                " (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload)"
+                " values (%s, %s, %s, %s, %s, %s, %s, %s, %s::jsonb)",
+                (uuid.uuid4(), 1, n, 12345, 0.02, 1, "step", "work", "7"),
+                prepare=True,
+            )
+            took.append(time.perf_counter() - began)
+    return took[10:]
+
+
 def bench_idle(benchmark: Any, lab: Lab) -> None:
     turns = lab.scaled(TURNS)
     floor: list[float] = []
+    usual: list[float] = []
 
     async def one_by_one(engine: Any) -> None:
         for _ in range(INSTANCES):
@@ -68,11 +90,13 @@ def bench_idle(benchmark: Any, lab: Lab) -> None:
             with lab.bare() as bare:
                 make_bare_tables(bare, lab.schema)
                 bare_inserts(bare, lab.schema, 200)
+                application_inserts(lab, 50)
                 await one_by_one(engine)  # warm-up
                 _transitions.clear()
                 _awaits.clear()
                 for _ in range(turns):
                     floor.extend(bare_inserts(bare, lab.schema, INSTANCES * STEPS))
+                    usual.extend(application_inserts(lab, 50))
                     await one_by_one(engine)
                 return engine.metrics()
 
@@ -83,5 +107,6 @@ def bench_idle(benchmark: Any, lab: Lab) -> None:
         note=f"median of {one.count:,} steps, {turns} turns of each",
         series={"transition": curve(_transitions), "bare insert": curve(floor)},
         await_p50_ms=whole.p50_ms, await_p99_ms=whole.p99_ms, bare_p99_ms=bare.p99_ms,
+        psycopg_p50_ms=latency(usual).p50_ms,
         core_p50_ms=metrics["p50_ms"], core_p99_ms=metrics["p99_ms"],
     )  # fmt: skip

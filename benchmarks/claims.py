@@ -36,9 +36,9 @@ class Claim:
         if ratio is None:
             return f"{self.figure}: nothing was measured beside it, so the claim cannot be judged: {self.meaning}"
         if self.at_most is not None and not ratio <= self.at_most:
-            return f"{self.figure}: ratio {ratio:.2f}, claimed at most {self.at_most:g}: {self.meaning}"
+            return f"{self.figure}: ratio {ratio:.2f}, claimed at most {self.at_most:.3g}: {self.meaning}"
         if self.at_least is not None and not ratio >= self.at_least:
-            return f"{self.figure}: ratio {ratio:.2f}, claimed at least {self.at_least:g}: {self.meaning}"
+            return f"{self.figure}: ratio {ratio:.2f}, claimed at least {self.at_least:.3g}: {self.meaning}"
         return None
 
 
@@ -48,6 +48,36 @@ CLAIMS: tuple[Claim, ...] = (
         "bench_transition.py",
         "an idle transition takes at most 1.3 times a bare single-row insert of the same bytes",
         at_most=1.3,
+    ),
+    Claim(
+        "throughput.100",
+        "bench_throughput.py",
+        "a hundred instances at once reach a third of what COPY of the same rows reaches in commits of the same size",
+        at_least=0.33,
+    ),
+    Claim(
+        "throughput.500",
+        "bench_throughput.py",
+        "five hundred instances at once reach a quarter of what COPY of the same rows reaches",
+        at_least=0.25,
+    ),
+    Claim(
+        "offered.10k",
+        "bench_offered_load.py",
+        "at 10,000 steps/s offered the p99 is at most three times that of committing alone",
+        at_most=3.0,
+    ),
+    Claim(
+        "transaction_step.10",
+        "bench_transaction_step.py",
+        "a transaction step costs at most six bare UPDATEs",
+        at_least=1 / 6,
+    ),
+    Claim(
+        "start.many.array",
+        "bench_start.py",
+        "start_many from an array reaches 0.6 of what COPY of the same rows reaches",
+        at_least=0.6,
     ),
 )
 

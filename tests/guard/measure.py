@@ -7,19 +7,23 @@ is counted.
 from __future__ import annotations
 
 import asyncio
-import ctypes
 import gc
 import json
 import os
-import struct
 import subprocess
 import sys
 import tracemalloc
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pgdurable as pgd
+
+if not __package__:  # run as a program
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from guard import callgrind
+from guard.ceilings import CEILINGS
 
 STEPS = 10
 LEAK = bool(os.environ.get("PGDURABLE_GUARD_LEAK"))  # for the test of the guard itself
@@ -59,31 +63,6 @@ async def run_instances(engine: pgd.Engine, instances: int, concurrent: int) -> 
     await asyncio.gather(*(caller() for _ in range(concurrent)))
 
 
-class Instructions:
-    """Counts this thread's user-space instructions with the kernel's perf_event_open. OSError where it may not."""
-
-    def __init__(self) -> None:
-        if os.uname().machine not in ("x86_64", "aarch64"):
-            raise OSError("which system call it is here is not known")
-        # struct perf_event_attr of linux/perf_event.h, its first version (64 bytes): type hardware, config
-        # instructions, no sampling, and the flag bits disabled (0), exclude_kernel (5) and exclude_hv (6).
-        attr = struct.pack("<IIQQQQQIIQ", 0, 64, 1, 0, 0, 0, 1 << 0 | 1 << 5 | 1 << 6, 0, 0, 0)
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        number = {"x86_64": 298, "aarch64": 241}[os.uname().machine]
-        self._fd = self._libc.syscall(number, ctypes.c_char_p(attr), 0, -1, -1, 0)
-        if self._fd < 0:
-            raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-
-    def start(self) -> None:
-        self._libc.ioctl(self._fd, 0x2403, 0)  # reset
-        self._libc.ioctl(self._fd, 0x2400, 0)  # enable
-
-    def stop(self) -> int:
-        self._libc.ioctl(self._fd, 0x2401, 0)  # disable
-        (count,) = struct.unpack("<q", os.read(self._fd, 8))
-        return int(count)
-
-
 async def calls(engine: pgd.Engine) -> dict[str, float]:
     found = {}
     for mood, instances, concurrent in (("idle", 50, 1), ("loaded", 400, 100)):
@@ -107,15 +86,20 @@ async def calls(engine: pgd.Engine) -> dict[str, float]:
     return found
 
 
-async def instructions(engine: pgd.Engine) -> dict[str, float]:
-    counter = Instructions()
-    found = {}
-    for mood, instances, concurrent in (("idle", 100, 1), ("loaded", 1_000, 100)):
-        await run_instances(engine, max(instances // 4, concurrent), concurrent)
-        counter.start()
-        await run_instances(engine, instances, concurrent)
-        found[f"instructions per step, {mood}"] = counter.stop() / instances / STEPS
-    return found
+# Instances and callers whose instructions are counted: few, as each instruction takes fifty times as long.
+COUNTED = {"idle": (20, 1), "loaded": (100, 50)}
+
+
+async def counted(engine: pgd.Engine, mood: str) -> dict[str, float]:
+    """The workload for `callgrind.instructions`."""
+    instances, concurrent = COUNTED[mood]
+    await run_instances(engine, max(concurrent, 3), concurrent)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    await run_instances(engine, instances, concurrent)
+    print("done", flush=True)
+    sys.stdin.readline()
+    return {}
 
 
 async def collections(engine: pgd.Engine) -> dict[str, float]:
@@ -181,22 +165,22 @@ async def kept(engine: pgd.Engine) -> dict[str, float]:
 
 
 MEASURES: dict[str, Callable[[pgd.Engine], Any]] = {
-    "calls": calls, "instructions": instructions, "collections": collections, "held": held, "kept": kept,
+    "calls": calls, "collections": collections, "held": held, "kept": kept,
+    **{f"instructions {mood}": partial(counted, mood=mood) for mood in COUNTED},
 }  # fmt: skip
 
 
-def can_count_instructions() -> bool:
-    """Whether the kernel and the processor let us."""
-    try:
-        counter = Instructions()
-    except OSError:
-        return False
-    counter.start()
-    return counter.stop() > 0
+def measures() -> list[str]:
+    """Those that can be taken here: instructions only where valgrind is."""
+    return [name for name in MEASURES if callgrind.available() or not name.startswith("instructions")]
 
 
 def measure(name: str, dsn: str, schema: str) -> dict[str, float]:
     """Runs a measure in a process of its own."""
+    if name.startswith("instructions"):
+        mood = name.split()[1]
+        count = callgrind.instructions(__file__, name, dsn, schema)
+        return {f"instructions per step, {mood}": count / COUNTED[mood][0] / STEPS}
     done = subprocess.run(
         [sys.executable, __file__, name, dsn, schema], capture_output=True, text=True, timeout=60,
         env={**os.environ, "PYTHONHASHSEED": "0"},
@@ -215,16 +199,12 @@ async def child(name: str, dsn: str, schema: str) -> dict[str, float]:
 
 def main() -> None:
     if len(sys.argv) == 4:
-        print(json.dumps(asyncio.run(child(*sys.argv[1:]))))
+        found = asyncio.run(child(*sys.argv[1:]))
+        if found:
+            print(json.dumps(found))
         return
-    sys.path.insert(0, str(Path(__file__).parent))
-    from ceilings import CEILINGS
-
     with pgd.embedded() as dsn:
-        for number, name in enumerate(MEASURES):
-            if name == "instructions" and not can_count_instructions():
-                print("instructions cannot be counted here")
-                continue
+        for number, name in enumerate(measures()):
             for what, value in measure(name, dsn, f"guard_{number}").items():
                 print(f"{what:40} {value:12,.2f}   ceiling {CEILINGS[what]:,g}")
 
