@@ -5,7 +5,7 @@
 .PHONY: help setup core demo test test-matrix lint format clean
 
 BIN := .venv/bin
-PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxi)
+PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
 
 help:  ## Say what there is
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -30,13 +30,13 @@ lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(PYX)
 	@test -f src/pgdurable/_core.pyi || { echo 'src/pgdurable/_core.pyi is missing'; exit 1; }
-	$(BIN)/python -m mypy.stubtest pgdurable._core
+	$(BIN)/python -m mypy.stubtest pgdurable._core pgdurable._runtime._cycle pgdurable._engine._crew
 
 format: setup  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
 clean:  ## Remove .venv and everything built
-	rm -rf .venv .setup.lock .test-servers build dist src/*.egg-info src/pgdurable/*.so
+	rm -rf .venv .setup.lock .test-servers build dist src/*.egg-info src/pgdurable/*.so src/pgdurable/*/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find src tests examples benchmarks scripts -name __pycache__ -type d -exec rm -rf {} +

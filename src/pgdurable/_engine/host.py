@@ -17,6 +17,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
+from pgdurable._engine._crew import Crew
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
@@ -61,6 +62,7 @@ class Host:
         self.payload_limit = payload_limit
         self.park_after = park_after
         self.loop = asyncio.get_running_loop()
+        self.crew = Crew(self.loop)
         self._quiet: asyncio.Future[None] | None = None
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pgdurable-step")
         self.transactions: Transactions = None  # type: ignore[assignment]

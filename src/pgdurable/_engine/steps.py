@@ -33,8 +33,8 @@ class StepRun:
     """One step under way. `committed` and `refused` are the journal's answer to its checkpoint."""
 
     __slots__ = (
-        "attempt", "command", "committing", "error", "event_id", "hosted",
-        "later", "started", "task", "timed_out", "timer", "value",
+        "attempt", "begun", "command", "committing", "error", "event_id", "hosted",
+        "later", "queued", "started", "task", "timed_out", "timer", "value",
     )  # fmt: skip
 
     def __init__(self, hosted: Hosted, command: Command, attempt: int = 1) -> None:
@@ -49,6 +49,8 @@ class StepRun:
         self.timer: asyncio.TimerHandle | None = None
         self.timed_out = False
         self.committing = False
+        self.queued = False
+        self.begun = False
         self.started = 0.0
 
     # -- running -----------------------------------------------------------------------------------------------
@@ -70,32 +72,26 @@ class StepRun:
         step = self.command.step
         if probes.armed:
             probes.reach("step.begin")
-        self.started = perf_counter()
-        kind = step.kind
-        if kind == "transaction":
-            work = host.transactions.run(self)
-        elif kind == "async":
-            work = self._run_async()
-        else:
-            work = self._run_thread()
         host.steps_running += 1
+        if step.kind == "async":
+            host.crew.add(self)
+            return
+        self.started = perf_counter()
+        self.begun = False
+        work = host.transactions.run(self) if step.kind == "transaction" else self._run_thread()
         # Not loop.create_task: its Python layer costs as much as the task.
         self.task = asyncio.Task(work, loop=host.loop)
-        if step.timeout is not None:
-            self.timer = host.loop.call_later(step.timeout, self._on_timeout)
+        self.waits()
 
-    async def _run_async(self) -> None:
-        command = self.command
-        try:
-            value = await command.step.fn(*command.args, **(command.kwargs or {}))
-        except BaseException as error:
-            self._ended(None, error)
-            if isinstance(error, KeyboardInterrupt):
-                raise
-        else:
-            self._ended(value, None)
+    def waits(self) -> None:
+        """The step does not end at once: from here on its timeout can end it."""
+        timeout = self.command.step.timeout
+        if timeout is not None:
+            left = timeout - (perf_counter() - self.started)
+            self.timer = self.hosted.host.loop.call_later(left, self._on_timeout)
 
     async def _run_thread(self) -> None:
+        self.begun = True
         command = self.command
         host = self.hosted.host
         try:
@@ -111,9 +107,9 @@ class StepRun:
                     "%s: step %s runs in a thread, which Python cannot interrupt; it goes on and its result is dropped",
                     self.hosted.label, command.name,
                 )  # fmt: skip
-            self._ended(None, error)
+            self.ended(None, error)
         else:
-            self._ended(value, None)
+            self.ended(value, None)
 
     def _on_timeout(self) -> None:
         self.timer = None
@@ -129,12 +125,18 @@ class StepRun:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.task is not None and not self.task.done() and not self.committing:
+        if self.queued:
+            self.queued = False
+            self._never_began()
+        elif self.task is not None and not self.task.done() and not self.committing:
             self.task.cancel()
-            if inspect.getcoroutinestate(self.task.get_coro()) == inspect.CORO_CREATED:  # type: ignore[arg-type]
-                # Begun in this turn of the event loop: it never runs, so nothing of it will tell its end.
-                self.end_attempt()
-                self.hosted.step_gone(self)
+            if not self.begun and self.command.step.kind != "async":
+                self._never_began()
+
+    def _never_began(self) -> None:
+        """Cancelled in the turn of the event loop that began it: nothing of it will tell its end."""
+        self.end_attempt()
+        self.hosted.step_gone(self)
 
     # -- what came out -------------------------------------------------------------------------------------------
 
@@ -163,7 +165,7 @@ class StepRun:
         """The attempt was interrupted: it does not count, and begins anew unless the engine ends meanwhile."""
         self.start(_AGAIN_AFTER_S)
 
-    def _ended(self, value: Any, error: BaseException | None) -> None:
+    def ended(self, value: Any, error: BaseException | None) -> None:
         interrupted = self.interrupted(error)
         if not self.end_attempt():
             self.hosted.step_gone(self)

@@ -72,6 +72,7 @@ class Transactions:
 
     async def run(self, run: StepRun) -> None:
         """One attempt, from begin to the answer's delivery."""
+        run.begun = True
         error: BaseException | None = None
         at_us: int | None = None
         wait = 0.02

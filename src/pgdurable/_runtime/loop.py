@@ -2,7 +2,8 @@
 
 asyncio's own tasks, futures and primitives run on it unchanged. Time is the time of the event being delivered;
 `call_later` is a durable timer; whatever would do real I/O is refused. The loop never runs by itself: `burst`
-runs what is ready, from a callback of the process's real loop and never inside one of its tasks.
+runs what is ready, from a callback of the process's real loop and never inside one of its tasks. What happens once
+per event is in `_cycle.pyx`.
 """
 
 from __future__ import annotations
@@ -13,11 +14,11 @@ import logging
 import math
 import sys
 from asyncio import Future, Task
-from asyncio.events import _get_running_loop, _set_running_loop
-from collections import deque
+from asyncio.events import _get_running_loop
 from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NoReturn, cast
 
+from pgdurable._runtime._cycle import Cycle, Handle
 from pgdurable._runtime.machine import LATEST_US, Command, InstanceDropped, Machine
 from pgdurable._runtime.order import OrderedFuture, OrderedTask, first_hash, order_as_completed
 from pgdurable._runtime.unwind import Generators, close_generator, unwind
@@ -42,24 +43,6 @@ def refuse(what: str, label: str) -> NoReturn:
         hint="Do this in a step: put it in a function decorated with @pgdurable.step and await that. "
         "To wait, use asyncio.sleep.",
     )
-
-
-class Handle:
-    """A callback to run in this burst."""
-
-    __slots__ = ("_args", "_callback", "_cancelled", "_context")
-
-    def __init__(self, callback: Any, args: Any, context: Any) -> None:
-        self._callback = callback
-        self._args = args
-        self._context = context
-        self._cancelled = False
-
-    def cancel(self) -> None:
-        self._cancelled = True
-
-    def cancelled(self) -> bool:
-        return self._cancelled
 
 
 class TimerHandle(Handle):
@@ -89,24 +72,18 @@ class TimerHandle(Handle):
         self._loop._ready.append(self)
 
 
-class DeterministicLoop(asyncio.AbstractEventLoop):
+class DeterministicLoop(Cycle, asyncio.AbstractEventLoop):  # type: ignore[misc]
     """See the head of this file. One per instance."""
+
+    machine: AsyncMachine
 
     def __init__(self, machine: AsyncMachine) -> None:
         self.machine = machine
-        self._ready: deque[Handle] = deque()
         self._next_hash = first_hash(machine.seed)
         self._task_count = 0
         self._generators: Generators | None = None
 
     # -- what asyncio's tasks and futures call ---------------------------------------------------------------
-
-    def call_soon(  # type: ignore[override]
-        self, callback: Any, *args: Any, context: contextvars.Context | None = None
-    ) -> Any:
-        handle = Handle(callback, args, context if context is not None else contextvars.copy_context())
-        self._ready.append(handle)
-        return handle
 
     def call_later(  # type: ignore[override]
         self, delay: float, callback: Any, *args: Any, context: contextvars.Context | None = None
@@ -172,6 +149,13 @@ class DeterministicLoop(asyncio.AbstractEventLoop):
         if self.machine.dropped or isinstance(error, InstanceDropped):
             return
         logger.error("%s: %s", self.machine.label, context.get("message"), exc_info=error)
+
+    def callback_failed(self, handle: Handle, failure: BaseException) -> None:
+        """A callback raised: what a task raises it keeps, and the outcome tells it."""
+        if isinstance(failure, KeyboardInterrupt):
+            raise failure  # the process is told to stop; what became of the burst is not recorded
+        if not isinstance(failure, (SystemExit, InstanceDropped)):
+            self.call_exception_handler({"message": f"error in callback {handle._callback!r}", "exception": failure})
 
     def generator_begun(self, generator: AsyncGenerator[Any, Any]) -> None:
         if self._generators is None:
@@ -278,32 +262,16 @@ class AsyncMachine(Machine):
         return Future(loop=self.loop)
 
     def burst(self) -> None:
-        loop = self.loop
-        ready = loop._ready
-        outer = _get_running_loop()
-        outer_task = swap_current_task(outer, None) if swap_current_task and outer else None
-        hooks = sys.get_asyncgen_hooks()
-        _set_running_loop(loop)
-        sys.set_asyncgen_hooks(loop.generator_begun, loop.generator_ended)
-        try:
-            while ready:
-                handle = ready.popleft()
-                if not handle._cancelled:
-                    try:
-                        handle._context.run(handle._callback, *handle._args)
-                    except KeyboardInterrupt:
-                        raise  # the process is told to stop; what became of the burst is not recorded
-                    except (SystemExit, InstanceDropped):
-                        pass  # a task keeps its exception; the outcome below tells it
-                    except BaseException as failure:
-                        loop.call_exception_handler(
-                            {"message": f"error in callback {handle._callback!r}", "exception": failure}
-                        )
-        finally:
-            sys.set_asyncgen_hooks(*hooks)
-            _set_running_loop(outer)
-            if outer_task is not None:
-                swap_current_task(outer, outer_task)
+        if swap_current_task:
+            outer = _get_running_loop()
+            outer_task = swap_current_task(outer, None) if outer else None
+            try:
+                self.loop.run_ready()
+            finally:
+                if outer_task is not None:
+                    swap_current_task(outer, outer_task)
+        else:
+            self.loop.run_ready()
         main = self._main
         if main is not None and self.outcome is None and main.done():
             if main.cancelled():
@@ -320,7 +288,7 @@ class AsyncMachine(Machine):
         main = self._main
         if main is not None and not main.done():
             self.tasks.add(main)
-        loop._ready.clear()
+        loop.clear_ready()
         if self.tasks or loop._generators is not None:
             loop._ready.append(Handle(self._unwind, (), contextvars.Context()))
             self.burst()
@@ -335,4 +303,4 @@ class AsyncMachine(Machine):
                 unwind(cast(Any, task.get_coro()), self.label)
         if self.loop._generators is not None:
             self.loop._generators.close_all()
-        self.loop._ready.clear()
+        self.loop.clear_ready()

@@ -1,0 +1,1 @@
+# Says that _arguments.py is compiled as it is.

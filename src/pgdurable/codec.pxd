@@ -1,0 +1,1 @@
+# Says that codec.py is compiled as it is.

@@ -1,0 +1,1 @@
+# Says that workflow.py is compiled as it is.
