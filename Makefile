@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test test-matrix lint format clean
+.PHONY: help setup core demo test bench bench-quick setup-bench test-matrix lint format clean
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -23,6 +23,15 @@ test: setup  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; A
 
 test-matrix: setup  ## All tests on every PostgreSQL that is found here
 	@$(BIN)/python scripts/test_matrix.py $(ARGS)
+
+bench: setup-bench  ## All benchmarks, a quarter of an hour; figures and pictures go to docs/benchmarks
+	@$(BIN)/python -m benchmarks.full $(ARGS)
+
+bench-quick: setup-bench  ## The main table of the benchmarks, a minute
+	@$(BIN)/python -m benchmarks.quick $(ARGS)
+
+setup-bench: setup
+	@scripts/setup_bench.sh
 
 lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/ruff check .

@@ -30,6 +30,7 @@ STYLE = {
     "svg.hashsalt": "pgdurable",
     "svg.fonttype": "none",
     "font.family": "sans-serif",
+    "font.sans-serif": ["DejaVu Sans", "Verdana", "Arial"],
     "font.size": 10,
     "text.color": INK,
     "axes.labelcolor": INK,
@@ -70,7 +71,7 @@ def draw(results: dict[str, Any], folder: Path) -> list[Path]:
             path = folder / f"{name}.svg"
             drawn.savefig(path, transparent=True, metadata={"Date": None, "Creator": None})
             plt.close(drawn)
-            path.write_text(_tidy(path.read_text(encoding="utf-8")), encoding="utf-8")
+            path.write_text(_tidy(path.read_text(encoding="utf-8"), picture.__doc__ or name), encoding="utf-8")
             written.append(path)
     return written
 
@@ -218,11 +219,13 @@ def _caption(results: dict[str, Any]) -> str:
     )
 
 
-def _tidy(svg: str) -> str:
-    """Without the XML head, the metadata and needless digits: about half the bytes."""
+def _tidy(svg: str, title: str) -> str:
+    """With a title for readers, without the XML head, the metadata and needless digits: about half the bytes."""
     svg = re.sub(r"^<\?xml.*?\?>\s*<!DOCTYPE.*?>\s*", "", svg, flags=re.DOTALL)
     svg = re.sub(r"\s*<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r"(\d+\.\d{2})\d+", r"\1", svg)
+    svg = re.sub(r"\s*\n(?=[MLQCz] ?[\d-]*)", " ", svg)  # the points of a path on one line
+    svg = re.sub(r"(<svg[^>]*>)", rf"\1\n <title>{title.rstrip('.')}</title>", svg, count=1)
     return "\n".join(line.rstrip() for line in svg.splitlines()) + "\n"
 
 

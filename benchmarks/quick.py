@@ -90,6 +90,8 @@ def main() -> None:
                 except Exception as error:  # one that cannot run must not hide the others
                     left_out.append(f"{name}: {str(error).splitlines()[0] if str(error) else error!r}")
                 bar.advance(task)
+                if not console.is_terminal:
+                    console.print(f"{time.perf_counter() - began:4.0f} s  {name}", highlight=False)
     print("\n".join(server.lines(settings)))
     print(
         f"{machine['cpu']}, {machine['cores']} cores, load before {machine['load'][0]}; Python {machine['python']},"
