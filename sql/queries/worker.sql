@@ -40,10 +40,13 @@ select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::te
  order by instance_id, event_id
 
 -- name: owned_events
+-- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads
+-- every instance the worker holds to find out that there is no event.
 select e.seq, e.instance_id, e.kind, e.name, e.payload::text
   from @extschema@.events e
-  join @extschema@.instances i on i.id = e.instance_id
- where i.owner = %s
+ cross join lateral (
+    select from @extschema@.instances i where i.id = e.instance_id and i.owner = %s offset 0
+ ) o
  order by e.seq
  limit 5000
 

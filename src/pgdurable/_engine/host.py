@@ -13,7 +13,7 @@ import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime
+from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
@@ -40,6 +40,7 @@ logger = logging.getLogger("pgdurable.engine")
 PARK_AFTER_S = 5.0
 # A timer is looked at again after at most this long, so that a clock that was set does not delay it much.
 _LONGEST_NAP_S = 60.0
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Host:
@@ -168,6 +169,7 @@ class Host:
             return
         machine = hosted.machine
         machine.replaying = True
+        label = hosted.label
         attempts: dict[int, tuple[int, float, int]] = {}
         try:
             machine.start()
@@ -180,7 +182,7 @@ class Host:
                     command = machine.pending.get(seq)
                     value, failure = replayed_answer(
                         command.step if command else None, name, attempt, payload, error,
-                        f"{hosted.label}: checkpoint of step {name}",
+                        f"{label}: checkpoint of step {name}",
                     )  # fmt: skip
                     machine.answer(seq, value, failure, at_us)
                 elif kind == "timer":
@@ -375,4 +377,5 @@ async def _nothing() -> None:
 
 def micros(at: datetime) -> int:
     """Microseconds since 1970, exactly."""
-    return int(at.replace(microsecond=0).timestamp()) * 1_000_000 + at.microsecond
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

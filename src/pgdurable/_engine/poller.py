@@ -6,29 +6,40 @@ A notification is only a hint to look now; looking every `interval` seconds alon
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import time
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.host import Host, micros
-from pgdurable._engine.tasks import Bell
+from pgdurable._engine.tasks import Bell, end_tasks
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Poller"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-_CLAIM_AT_ONCE = 1000
-_LOAD_AT_ONCE = 500
+_AT_ONCE = 500
+# After so many claimed instances it is looked for events, whatever is left to claim.
+_MOST_IN_A_LOOK = 2000
 _SHORTEST_GAP_S = 0.005
 _STRAY_AFTER_S = 2.0
 _TIDY_EVERY_S = 30.0
+
+
+class _Batch(NamedTuple):
+    """Claimed instances, their history by `id.int`, and how many were asked for."""
+
+    rows: list[Any]
+    history: dict[int, list[Any]]
+    asked: int
 
 
 class Poller:
@@ -102,8 +113,8 @@ class Poller:
                     logger.warning("cannot look for work: %s", error)
                     complained = True
                 more = False
-            await asyncio.sleep(_SHORTEST_GAP_S)
             if not more:
+                await asyncio.sleep(_SHORTEST_GAP_S)
                 await self._hint.wait(self._interval)
 
     async def poll(self) -> bool:
@@ -112,22 +123,12 @@ class Poller:
         host = self._host
         if host.draining or host.fenced:
             return False
-        room = min(self._room(), _CLAIM_AT_ONCE)
         worker = host.worker
         async with self._pool.connection() as conn:
-            rows: list[Any] = []
             if self._unsure:
                 await self._take_up_strays(conn, worker)
             self._unsure = True  # until everything claimed is known to be here
-            if room > 0 and self._names:
-                cursor = await conn.execute(
-                    self._sql["claim"], (worker, self._names, self._versions, self._current, room)
-                )
-                rows = await cursor.fetchall()
-                if rows and probes.armed:
-                    probes.reach("claim.returned")
-                for first in range(0, len(rows), _LOAD_AT_ONCE):
-                    await self._take_in(conn, worker, rows[first : first + _LOAD_AT_ONCE])
+            claimed, more = await self._claim(conn, worker) if self._names else (False, False)
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
             if host.instances:
@@ -135,12 +136,56 @@ class Poller:
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
                 await conn.execute(self._sql["drop_stale_events"])
-            if not rows and self._names:
+            if not claimed and self._names:
                 cursor = await conn.execute(self._sql["next_due"], (self._names,))
                 row = await cursor.fetchone()
                 if row is not None and row[0] is not None and row[0] < 60 and host.clock.now_us():
                     self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
-        return room > 0 and len(rows) == room
+        return more
+
+    async def _claim(self, conn: psycopg.AsyncConnection[Any], worker: int) -> tuple[bool, bool]:
+        """Claims and takes in what there is room for; the server sees to the next batch while one is replayed.
+
+        Returns whether anything was claimed, and whether there may be more at once.
+        """
+        loop = self._host.loop
+        taken = 0
+        ahead: asyncio.Task[_Batch] | None = None
+        try:
+            batch = await self._fetch(conn, worker, self._room())
+            while batch.rows:
+                taken += len(batch.rows)
+                full = len(batch.rows) == batch.asked
+                # What was claimed and is not here yet needs its room.
+                room = self._room() - len(batch.rows)
+                if full and room > 0 and taken < _MOST_IN_A_LOOK and not self._host.draining:
+                    ahead = loop.create_task(self._fetch(conn, worker, room))
+                await self._take_in(worker, batch.rows, batch.history)
+                if ahead is None:
+                    return True, full
+                batch = await ahead
+                ahead = None
+        finally:
+            await end_tasks(ahead)
+        return taken > 0, False
+
+    async def _fetch(self, conn: psycopg.AsyncConnection[Any], worker: int, room: int) -> _Batch:
+        asked = min(room, _AT_ONCE)
+        if asked <= 0:
+            return _Batch([], {}, 0)
+        cursor = await conn.execute(self._sql["claim"], (worker, self._names, self._versions, self._current, asked))
+        rows = await cursor.fetchall()
+        if rows and probes.armed:
+            probes.reach("claim.returned")
+        return _Batch(rows, await self._load(conn, rows), asked)
+
+    async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
+        history: dict[int, list[Any]] = defaultdict(list)
+        if rows:
+            cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
+            for entry in await cursor.fetchall():
+                history[entry[0].int].append(entry)  # a UUID itself is hashed by Python code
+        return history
 
     async def _take_up_strays(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
         """Finds instances that are this worker's without its knowing: their claim was committed, its answer lost.
@@ -156,28 +201,26 @@ class Poller:
             host.loop.call_later(_STRAY_AFTER_S + 0.01, self.hint)
         elif now - self._strays[0] >= _STRAY_AFTER_S:
             lost = list(self._strays[1] & strays)
-            for first in range(0, len(lost), _LOAD_AT_ONCE):
-                cursor = await conn.execute(self._sql["take_up"], (lost[first : first + _LOAD_AT_ONCE], worker))
-                await self._take_in(conn, worker, await cursor.fetchall())
+            for first in range(0, len(lost), _AT_ONCE):
+                cursor = await conn.execute(self._sql["take_up"], (lost[first : first + _AT_ONCE], worker))
+                rows = await cursor.fetchall()
+                await self._take_in(worker, rows, await self._load(conn, rows))
             self._strays = None
 
-    async def _take_in(self, conn: psycopg.AsyncConnection[Any], worker: int, rows: list[Any]) -> None:
-        cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
-        history: dict[Any, list[Any]] = defaultdict(list)
-        for entry in await cursor.fetchall():
-            history[entry[0]].append(entry)
+    async def _take_in(self, worker: int, rows: list[Any], history: dict[int, list[Any]]) -> None:
         breath = time.monotonic()
-        for id, workflow, version, input, key, started_at, *_ in rows:
-            if self._host.fenced or self._host.worker != worker:
-                return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
-            if id.bytes in self._host.instances and not await self._has_left(id.bytes):
-                self._skipped = True  # it is looked for as a stray
-                continue
-            definition = self._host.registry.get(workflow, version)
-            await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id, []))
-            if time.monotonic() - breath > 0.005:
-                await asyncio.sleep(0)
-                breath = time.monotonic()
+        with _no_collections():
+            for id, workflow, version, input, key, started_at, *_ in rows:
+                if self._host.fenced or self._host.worker != worker:
+                    return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
+                if id.bytes in self._host.instances and not await self._has_left(id.bytes):
+                    self._skipped = True  # it is looked for as a stray
+                    continue
+                definition = self._host.registry.get(workflow, version)
+                await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id.int, []))
+                if time.monotonic() - breath > 0.005:
+                    await asyncio.sleep(0)
+                    breath = time.monotonic()
 
     async def _has_left(self, id: bytes) -> bool:
         """Whether an instance that was just parked, and claimed again at once, has left memory meanwhile.
@@ -194,3 +237,20 @@ class Poller:
         cursor = await conn.execute(self._sql["owned_events"], (self._host.worker,))
         for seq, id, kind, name, payload in await cursor.fetchall():
             self._host.take_event(seq, id.bytes, kind, name, payload)
+
+
+@contextmanager
+def _no_collections() -> Iterator[None]:
+    """Holds the garbage collector off while a batch is replayed.
+
+    What is made there stays: looking through it again and again for garbage took more time than making it, since
+    each full collection walks over all the instances in memory.
+    """
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()

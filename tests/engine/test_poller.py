@@ -1,0 +1,161 @@
+"""Instances are claimed and taken in a batch at a time, the next being fetched while one is replayed."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgdurable as pgd
+from pgdurable._engine import poller as poller_module
+from pgdurable._engine.host import micros
+from pgdurable._store.migrations import migrate
+
+
+async def wait_for_go() -> str:
+    return str(await pgd.wait_signal("go"))
+
+
+WORKFLOW: pgd.Workflow[..., str] = pgd.Workflow(wait_for_go)
+
+
+async def until(condition: Any, what: str) -> None:
+    deadline = asyncio.get_running_loop().time() + 20
+    while not condition():
+        if asyncio.get_running_loop().time() > deadline:
+            pytest.fail(f"not within 20 s: {what}")
+        await asyncio.sleep(0.01)
+
+
+async def start(dsn: str, schema: str, number: int) -> list[str]:
+    migrate(dsn, schema)
+    async with pgd.Client(dsn, schema=schema) as client:
+        return [handle.id for handle in await client.start_many(WORKFLOW.name, [()] * number)]
+
+
+@pytest.fixture
+def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(poller_module, "_AT_ONCE", 7)
+    monkeypatch.setattr(poller_module, "_MOST_IN_A_LOOK", 30)
+
+
+@pytest.mark.usefixtures("small_batches")
+async def test_a_backlog_is_taken_in_completely_and_no_further_than_there_is_room(dsn: str, schema: str) -> None:
+    await start(dsn, schema, 100)
+    held: list[int] = []
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], max_instances=61, park_after=3600) as engine:
+        host = engine._host
+        assert host is not None
+        resume = host.resume
+
+        async def counted(*args: Any) -> None:
+            await resume(*args)
+            held.append(len(host.instances))
+
+        host.resume = counted  # type: ignore[method-assign]
+        await until(lambda: len(host.instances) == 61, "as many as there is room for")
+        polls = engine._poller.polls
+        engine._poller.hint()
+        await until(lambda: engine._poller.polls > polls, "one more look")
+        with psycopg.connect(dsn, autocommit=True) as conn:
+            owned = conn.execute(f"select count(*) from {schema}.instances where owner is not null").fetchone()
+    assert max(held) == 61
+    assert owned == (61,), "it claimed instances it has no room for"
+
+
+@pytest.mark.usefixtures("small_batches")
+async def test_events_are_seen_while_a_backlog_is_claimed(dsn: str, schema: str) -> None:
+    """Without that, a long backlog would keep signals from those that are already here."""
+    ids = await start(dsn, schema, 200)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for id in ids:
+            conn.execute(f"select {schema}.signal(%s, 'go', '1')", (id,))
+    ended_with_backlog = 0
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW]) as engine:
+        host, poller = engine._host, engine._poller
+        assert host is not None
+        events, in_look = poller._events, 0
+
+        async def counted(*args: Any) -> None:
+            nonlocal ended_with_backlog, in_look
+            in_look += 1
+            if len(host.instances) + host.ended < 200:
+                ended_with_backlog += 1
+            await events(*args)
+
+        poller._events = counted  # type: ignore[method-assign]
+        await until(lambda: host.ended == 200, "all have ended")
+    assert ended_with_backlog >= 2
+
+
+@pytest.mark.usefixtures("small_batches")
+async def test_a_fetch_that_fails_while_a_batch_is_replayed_loses_nothing(
+    dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The batch at hand is taken in, the one whose answer was lost is found again, the connection is usable."""
+    monkeypatch.setattr(poller_module, "_STRAY_AFTER_S", 0.2)
+    await start(dsn, schema, 40)
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], poll_interval=0.1, park_after=3600) as engine:
+        host, poller = engine._host, engine._poller
+        assert host is not None
+        load, calls = poller._load, 0
+
+        async def broken(*args: Any) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls == 2:
+                raise psycopg.OperationalError("the connection is lost")
+            return await load(*args)
+
+        poller._load = broken  # type: ignore[method-assign]
+        await until(lambda: len(host.instances) == 40, "all are here")
+        assert calls > 2
+
+
+async def test_the_collector_is_on_again_after_a_batch(dsn: str, schema: str) -> None:
+    await start(dsn, schema, 20)
+    during: list[bool] = []
+    assert gc.isenabled()
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], park_after=3600) as engine:
+        host = engine._host
+        assert host is not None
+        resume = host.resume
+
+        async def failing(*args: Any) -> None:
+            during.append(gc.isenabled())
+            if len(during) == 5:
+                raise psycopg.OperationalError("something fails")
+            await resume(*args)
+
+        host.resume = failing  # type: ignore[method-assign]
+        await until(lambda: len(during) >= 20, "every instance was tried")
+        await until(gc.isenabled, "the collector is on")
+    assert not any(during)
+
+
+async def test_a_collector_that_is_off_stays_off(dsn: str, schema: str) -> None:
+    await start(dsn, schema, 3)
+    gc.disable()
+    try:
+        async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], park_after=3600) as engine:
+            await until(lambda: engine.metrics()["instances"] == 3, "all are here")
+            assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        (datetime(1970, 1, 1, tzinfo=timezone.utc), 0),
+        (datetime(1970, 1, 1, 1, 0, 0, 1, tzinfo=timezone(timedelta(hours=1))), 1),
+        (datetime(1969, 12, 31, 23, 59, 59, 999_999, tzinfo=timezone.utc), -1),
+        (datetime(2262, 4, 11, 23, 47, 16, 854_775, tzinfo=timezone.utc), 9_223_372_036_854_775),
+    ],
+)
+def test_microseconds_are_exact(at: datetime, expected: int) -> None:
+    assert micros(at) == expected
