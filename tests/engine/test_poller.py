@@ -159,3 +159,46 @@ async def test_a_collector_that_is_off_stays_off(dsn: str, schema: str) -> None:
 )
 def test_microseconds_are_exact(at: datetime, expected: int) -> None:
     assert micros(at) == expected
+
+
+async def test_events_of_those_here_are_looked_for_before_anything_is_claimed_and_again_after(
+    dsn: str, schema: str
+) -> None:
+    """Before: a workflow may be waiting for one. After: what was claimed may have been claimed for its event."""
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], migrate=True, poll_interval=3600) as engine:
+        host, poller = engine._host, engine._poller
+        assert host is not None
+        await engine.start(WORKFLOW)
+        polls = poller.polls
+        poller.hint()
+        await until(lambda: poller.polls > polls, "it has looked at what was there before")
+        await asyncio.sleep(0)
+        did: list[str] = []
+        events, claim = poller._events, poller._claim
+
+        async def noted_events(*args: Any) -> None:
+            await events(*args)
+            did.append("events")
+
+        async def noted_claim(*args: Any) -> tuple[bool, bool]:
+            found = await claim(*args)
+            did.append("claim" if found[0] else "nothing claimed")
+            return found
+
+        poller._events, poller._claim = noted_events, noted_claim  # type: ignore[method-assign]
+        async with pgd.Client(dsn, schema=schema) as client:
+            await client.start(WORKFLOW.name)
+        await until(lambda: "claim" in did and did[-1] == "events", "the new one is claimed")
+        at = did.index("claim")
+        assert did[at - 1 : at + 2] == ["events", "claim", "events"]
+
+
+async def test_after_a_short_look_the_next_may_follow_at_once(
+    dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(poller_module, "_LONGEST_GAP_S", 30.0)
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], migrate=True, poll_interval=3600) as engine:
+        for n in range(5):
+            handle = await engine.start(WORKFLOW)
+            await handle.signal("go", n)
+            assert await handle.result(timeout=10) == str(n)

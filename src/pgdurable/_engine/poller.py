@@ -29,7 +29,9 @@ logger = logging.getLogger("pgdurable.engine")
 _AT_ONCE = 500
 # After so many claimed instances it is looked for events, whatever is left to claim.
 _MOST_IN_A_LOOK = 2000
-_SHORTEST_GAP_S = 0.005
+# Between two looks lies as much time as the first took, so that hints without end leave room for other work; this
+# much is enough.
+_LONGEST_GAP_S = 0.005
 _STRAY_AFTER_S = 2.0
 _TIDY_EVERY_S = 30.0
 
@@ -103,6 +105,7 @@ class Poller:
         complained = False
         while True:
             self._hint.clear()
+            began = time.monotonic()
             try:
                 more = await self.poll()
                 complained = False
@@ -114,7 +117,7 @@ class Poller:
                     complained = True
                 more = False
             if not more:
-                await asyncio.sleep(_SHORTEST_GAP_S)
+                await asyncio.sleep(min(time.monotonic() - began, _LONGEST_GAP_S))
                 await self._hint.wait(self._interval)
 
     async def poll(self) -> bool:
@@ -128,10 +131,12 @@ class Poller:
             if self._unsure:
                 await self._take_up_strays(conn, worker)
             self._unsure = True  # until everything claimed is known to be here
+            if host.instances:
+                await self._events(conn)  # somebody may be waiting for one right now
             claimed, more = await self._claim(conn, worker) if self._names else (False, False)
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
-            if host.instances:
+            if claimed:
                 await self._events(conn)
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
