@@ -214,14 +214,16 @@ class Poller:
 
     async def _take_in(self, worker: int, rows: list[Any], history: dict[int, list[Any]]) -> None:
         breath = time.monotonic()
-        with _no_collections():
+        definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
+        # A `def` workflow's thread may take its time.
+        with _no_collections(all(definition.is_async for definition in definitions.values())):
             for id, workflow, version, input, key, started_at, *_ in rows:
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
                 if id.bytes in self._host.instances and not await self._has_left(id.bytes):
                     self._skipped = True  # it is looked for as a stray
                     continue
-                definition = self._host.registry.get(workflow, version)
+                definition = definitions[workflow, version]
                 await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id.int, []))
                 if time.monotonic() - breath > 0.005:
                     await asyncio.sleep(0)
@@ -245,13 +247,13 @@ class Poller:
 
 
 @contextmanager
-def _no_collections() -> Iterator[None]:
-    """Holds the garbage collector off while a batch is replayed.
+def _no_collections(wanted: bool) -> Iterator[None]:
+    """Holds the garbage collector off, if wanted, while a batch is replayed.
 
     What is made there stays: looking through it again and again for garbage took more time than making it, since
     each full collection walks over all the instances in memory.
     """
-    if not gc.isenabled():
+    if not wanted or not gc.isenabled():
         yield
         return
     gc.disable()
