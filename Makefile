@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test bench bench-quick setup-bench test-matrix lint format clean
+.PHONY: help setup core demo test bench bench-quick setup-bench test-matrix lint format clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -32,6 +32,15 @@ bench-quick: setup-bench  ## The main table of the benchmarks, a minute
 
 setup-bench: setup
 	@scripts/setup_bench.sh
+
+asan: setup  ## The core's tests with AddressSanitizer and UBSan (a build of its own); ARGS="path" to choose
+	@scripts/sanitize.sh asan $(ARGS)
+
+valgrind: setup  ## The core's tests under valgrind (a build of its own); minutes
+	@scripts/sanitize.sh valgrind $(ARGS)
+
+fuzz: setup  ## Spoil a server's answers for a minute, guided by the code they reach; ARGS="600" for ten
+	@scripts/sanitize.sh fuzz $(ARGS)
 
 lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/ruff check .

@@ -1,5 +1,7 @@
 # The part of libpq the core calls. Signatures follow PostgreSQL's documentation, chapter "libpq - C Library".
 
+from libc.stdio cimport FILE
+
 cdef extern from "libpq-fe.h":
     ctypedef struct PGconn:
         pass
@@ -78,5 +80,9 @@ cdef extern from "libpq-fe.h":
     int PQgetisnull(const PGresult *res, int row, int column) nogil
     char *PQgetvalue(const PGresult *res, int row, int column) nogil
     void PQclear(PGresult *res) nogil
+    int PQTRACE_SUPPRESS_TIMESTAMPS
+    void PQtrace(PGconn *conn, FILE *file) nogil
+    void PQuntrace(PGconn *conn) nogil
+    void PQsetTraceFlags(PGconn *conn, int flags) nogil
     PGnotify *PQnotifies(PGconn *conn) nogil
     void PQfreemem(void *ptr) nogil

@@ -39,9 +39,10 @@ cdef inline void buffer_free(Buffer *b) noexcept nogil:
 
 
 cdef inline int put_bytes(Buffer *b, const void *data, Py_ssize_t size) except -1 nogil:
-    buffer_reserve(b, size)
-    memcpy(b.data + b.size, data, size)
-    b.size += size
+    if size > 0:  # else there may be no memory yet to point into
+        buffer_reserve(b, size)
+        memcpy(b.data + b.size, data, size)
+        b.size += size
     return 0
 
 
@@ -144,7 +145,7 @@ cdef inline int32_t get_i32(const char *data) noexcept nogil:
 
 
 cdef inline int64_t get_i64(const char *data) noexcept nogil:
-    return (<int64_t> get_i32(data) << 32) | (<int64_t> <uint32_t> get_i32(data + 4))
+    return <int64_t> ((<uint64_t> <uint32_t> get_i32(data) << 32) | <uint32_t> get_i32(data + 4))
 
 
 cdef inline int field_null(Buffer *b) except -1 nogil:

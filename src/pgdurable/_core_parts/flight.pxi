@@ -38,7 +38,7 @@ cdef class Flight:
     cdef int copy_stage
     cdef Py_ssize_t copied
     cdef Py_ssize_t to_copy
-    cdef int n_expected, n_results, n_tuples, n_copy_in, n_nulls
+    cdef int n_expected, n_results, n_tuples, n_copy_in, n_to_copy, n_nulls
     cdef int64_t at_us
     cdef tuple error
     cdef dict times_read
@@ -87,7 +87,7 @@ cdef class Flight:
         self.error = None
         self.at_us = 0
         self.times_read = {}
-        self.n_expected = self.n_results = self.n_tuples = self.n_copy_in = self.n_nulls = 0
+        self.n_expected = self.n_results = self.n_tuples = self.n_copy_in = self.n_to_copy = self.n_nulls = 0
         if by_copy:
             ok = self.send_copy(batch)
         else:
@@ -149,7 +149,8 @@ cdef class Flight:
         # Without releases and events the simple query is a transaction by itself, commit included.
         cdef bytes text = self.fence_text
         self.mode = COPYING
-        self.n_expected = 1
+        self.n_to_copy = (batch.counts[OP_INSTANCE] > 0) + (batch.counts[OP_HISTORY] > 0)
+        self.n_expected = 1 + self.n_to_copy
         self.in_transaction = batch.counts[OP_RELEASE] > 0 or batch.n_events > 0
         if self.in_transaction:
             text = b"begin; " + text
@@ -158,10 +159,8 @@ cdef class Flight:
         if batch.counts[OP_INSTANCE]:
             self.copy_stage = OP_INSTANCE
             text += self.statements["copy_instances"] + b"; "
-            self.n_expected += 1
         if batch.counts[OP_HISTORY]:
             text += self.statements["copy_history"]
-            self.n_expected += 1
         return PQsendQuery(self.wire.conn, <const char *> text) == 1
 
     cdef object begin_rows(self):
@@ -169,7 +168,7 @@ cdef class Flight:
         cdef Batch batch = self.batch
         cdef Buffer *rows = &batch.memory.rows[self.copy_stage]
         self.n_copy_in += 1
-        if self.mode != COPYING or self.n_copy_in > (batch.counts[OP_INSTANCE] > 0) + (batch.counts[OP_HISTORY] > 0):
+        if self.mode != COPYING or self.n_copy_in > self.n_to_copy:
             raise nonsense("it asks for rows it was not going to be sent")
         memcpy(rows.data + rows.size, COPY_TRAILER, COPY_TRAILER_SIZE)  # there is room, see Batch.reserve
         self.copied = 0
@@ -321,7 +320,7 @@ cdef class Flight:
 
     cdef int check_answered(self) except -1:
         """Every statement has had its answer: only then is a commit believed."""
-        if self.n_results != self.n_expected or self.n_tuples == 0:
+        if self.n_results != self.n_expected or self.n_tuples == 0 or self.n_copy_in != self.n_to_copy:
             raise nonsense(f"{self.n_results} results of {self.n_expected} statements")
         return 0
 

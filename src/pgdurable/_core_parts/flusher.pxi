@@ -127,6 +127,14 @@ cdef class Flusher:
         finally:
             atomic_leave(&self.busy)
 
+    def trace(self, str path):
+        """Writes libpq's trace of this connection, every message of it, to a file until it is closed; for tests."""
+        self.enter()
+        try:
+            self.flight.wire.trace(path)
+        finally:
+            atomic_leave(&self.busy)
+
     def close(self):
         """Closes the connection at once. Returns the batch that was flying, its fate unknown, or None."""
         if self.made_after != forks:

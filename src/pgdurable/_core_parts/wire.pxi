@@ -35,6 +35,7 @@ cdef class Wire:
     cdef int socket
     cdef int64_t round_trip_ns
     cdef bint want_write
+    cdef FILE *tracing
 
     def __cinit__(self):
         self.socket = -1
@@ -48,6 +49,9 @@ cdef class Wire:
             if self.made_after == forks:
                 with nogil:
                     PQfinish(self.conn)
+                    if self.tracing != NULL:
+                        fclose(self.tracing)
+                self.tracing = NULL
             else:
                 # In a forked child the session is the parent's: saying goodbye would end it. Only our copy of the
                 # socket goes, so that the server sees the parent's end.
@@ -75,6 +79,16 @@ cdef class Wire:
         PQsetNoticeReceiver(conn, drop_notice, NULL)
         self.socket = PQsocket(conn)
         self.round_trip_ns = 0
+
+    cdef object trace(self, str path):
+        cdef bytes name = path.encode()
+        if self.conn == NULL or self.tracing != NULL:
+            raise ValueError("there is no connection, or it is traced already")
+        self.tracing = fopen(name, b"w")
+        if self.tracing == NULL:
+            raise OSError(f"cannot write {path}")
+        PQtrace(self.conn, self.tracing)
+        PQsetTraceFlags(self.conn, PQTRACE_SUPPRESS_TIMESTAMPS)
 
     cdef object error(self):
         return ConnectionError(PQerrorMessage(self.conn).decode(errors="replace").strip())
