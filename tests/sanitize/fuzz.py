@@ -80,9 +80,8 @@ def main() -> None:
                 (kept / f"{seed}-{len(pool)}").write_bytes(said)
         server.close()
     last.unlink()
-    print(
-        f"fuzz: seed {seed}: {runs} answers, {len(pool)} worth keeping, steps of code {begun} -> {sum(reached)}, {fates}"
-    )
+    print(f"fuzz: seed {seed}: {runs} answers, {len(pool)} worth keeping, fates {fates}")
+    print(f"fuzz: steps of code reached: {begun} by good answers, {sum(reached)} in the end")
 
 
 if __name__ == "__main__":
