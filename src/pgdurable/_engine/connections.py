@@ -59,6 +59,8 @@ def resolve_dsn(dsn: str | None, *, application: str) -> str:
 def server_of(dsn: str) -> str:
     """The server a DSN names, for messages: never a password."""
     params = conninfo_to_dict(dsn)
+    if service := params.get("service") or os.environ.get("PGSERVICE"):
+        return f"service {service}"
     host = params.get("host") or params.get("hostaddr") or os.environ.get("PGHOST") or "the local socket"
     port = params.get("port") or os.environ.get("PGPORT") or "5432"
     database = params.get("dbname") or os.environ.get("PGDATABASE") or params.get("user") or "the default database"
@@ -71,6 +73,8 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     lower = text.lower()
     if "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
         hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."
+    elif "certificate" in lower:
+        hint = "Check sslrootcert, sslmode and host in the DSN: the server has to prove that it is the one you mean."
     elif "database" in lower and "does not exist" in lower:
         hint = "Create the database (createdb NAME), or name another in the DSN."
     elif "read-only" in lower or "recovery" in lower:
