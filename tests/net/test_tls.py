@@ -3,6 +3,7 @@ TLS that proves who the server is, passwords by SCRAM, service files, several ho
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -10,9 +11,9 @@ from pathlib import Path
 
 import psycopg
 import pytest
+from e2e.namespace import Namespace
 
 import pgdurable as pgd
-from e2e.namespace import Namespace
 from pgdurable._core import Flusher
 from pgdurable._store.sql import named_queries
 from pgdurable.embedded import EmbeddedServer
@@ -50,8 +51,8 @@ async def works(dsn: str, schema: str, user: str) -> None:
         async with pgd.Client(dsn, schema=schema) as client:
             handle = await client.start("all_ways", 2, id="by the client")
             assert await handle.result(timeout=20) == [3, f"{user} 2", 3]
-    done = subprocess.run(
-        [sys.executable, "-m", "pgdurable.cli", "list", "--dsn", dsn, "--schema", schema],
+    done = await asyncio.to_thread(
+        subprocess.run, [sys.executable, "-m", "pgdurable.cli", "list", "--dsn", dsn, "--schema", schema],
         capture_output=True, text=True, timeout=60,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -98,7 +99,7 @@ async def test_a_server_that_cannot_prove_itself_is_refused(
         (wrong_name, 'does not match host name "db.exam'),
     ):
         for face in (pgd.Engine(dsn, schema=ns.schema, workflows=[all_ways]), pgd.Client(dsn, schema=ns.schema)):
-            with pytest.raises(pgd.ConnectionFailed, match="cannot use PostgreSQL at .*") as failed:
+            with pytest.raises(pgd.ConnectionFailed, match="cannot use PostgreSQL at ") as failed:
                 await face.open()
             assert text in (failed.value.detail or "")
             assert "sslrootcert" in (failed.value.hint or "")
