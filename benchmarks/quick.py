@@ -40,11 +40,11 @@ def plan() -> list[tuple[str, Callable[..., Any]]]:
     for concurrent in bench_throughput.INSTANCES:
         name = f"throughput, {concurrent} at once"
         found.append((name, partial(run, throughput, scale=0.6, rounds=2, concurrent=concurrent)))
-    offered = partial(run, bench_offered_load.bench_offered, scale=0.6, rounds=1, rate=10_000)
+    offered = partial(run, bench_offered_load.bench_offered, scale=0.5, rounds=1, rate=10_000)
     found.append(("10,000 steps/s offered", offered))
     for concurrent in (10, 50):
         one = partial(
-            run, bench_transaction_step.bench_update_and_checkpoint, scale=0.5, rounds=2, concurrent=concurrent
+            run, bench_transaction_step.bench_update_and_checkpoint, scale=0.4, rounds=2, concurrent=concurrent
         )  # fmt: skip
         found.append((f"transaction steps, {concurrent} at once", one))
     found.append(("starts", partial(run, bench_start.bench_one_by_one, scale=0.5, rounds=2, how="start")))
