@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test bench bench-quick setup-bench test-matrix lint format clean asan valgrind fuzz
+.PHONY: help setup core demo test bench bench-quick setup-bench test-matrix lint format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -54,7 +54,10 @@ format: setup  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+wheel: setup  ## Source distribution and wheel with libpq inside, checked and tried out, in dist/
+	@scripts/wheel.sh
+
 clean:  ## Remove .venv and everything built
-	rm -rf .venv .setup.lock .test-servers build dist src/*.egg-info src/pgdurable/*.so src/pgdurable/*/*.so
+	rm -rf .venv .setup.lock .test-servers build dist wheelhouse src/*.egg-info src/pgdurable/*.so src/pgdurable/*/*.so
 	rm -rf .pytest_cache .mypy_cache .ruff_cache .hypothesis .benchmarks
 	find src tests examples benchmarks scripts -name __pycache__ -type d -exec rm -rf {} +

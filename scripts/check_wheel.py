@@ -24,7 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent
 SHIPPED_FOLDERS = ("src", "sql", "tests", "examples", "benchmarks", "scripts", "docs", "wheels")
 SHIPPED_FILES = ("setup.py", "pyproject.toml", "MANIFEST.in", "Makefile", "README.md", "LICENSE", "CHANGELOG.md")
 BUILT = re.compile(
-    r"(\.so|\.py[cod]|\.c|\.cpp|\.o|\.a|\.html)$|(^|/)(__pycache__|build|dist|\.\w+_cache)(/|$)|egg-info"
+    r"\.(so|py[cod]|o|a)$|^src/.*\.(c|cpp|html)$|(^|/)(__pycache__|build|dist|\.\w+_cache)(/|$)|egg-info"
 )
 # A compiled module's name ends as its interpreter says: .cpython-311-x86_64-linux-gnu.so, .cpython-314t-darwin.so.
 COMPILED = re.compile(r"\.cpython-(?P<version>\d+t?)-(?P<machine>[\w-]+)\.so$")
