@@ -63,6 +63,7 @@ class Notify:
 
 def bench_same_process(benchmark: Any, lab: Lab) -> None:
     turns = 2 if lab.short else TURNS
+    lab.calm()
     floor: list[float] = []
     took: list[float] = []
 
@@ -91,6 +92,7 @@ def bench_same_process(benchmark: Any, lab: Lab) -> None:
 
 def bench_across_processes(benchmark: Any, lab: Lab) -> None:
     turns = 2 if lab.short else TURNS
+    lab.calm()
     floor: list[float] = []
     took: list[float] = []
 
@@ -153,9 +155,12 @@ def bench_rate(benchmark: Any, lab: Lab) -> None:
 
     with Worker(lab.dsn, lab.schema, park_after=3600) as worker, Notify(lab.dsn) as notify:
         floor: list[float] = []
-        found = lab.rounds(
-            benchmark, lambda: lab.run(send_all(worker)), before=lambda: floor.append(sum(notify.deliver(300)) / 300)
-        )
+
+        def before() -> None:
+            lab.calm()
+            floor.append(sum(notify.deliver(300)) / 300)
+
+        found = lab.rounds(benchmark, lambda: lab.run(send_all(worker)), before=before)
     seconds, took = min(found, key=lambda one: one[0])
     lab.figure(
         "signal.rate", len(took) / seconds, "signals/s", latency=latency(took),
