@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from datetime import timedelta
@@ -17,7 +18,7 @@ from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import check_key
-from pgdurable._engine.tasks import Bell, end_tasks
+from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.codec import encode
@@ -66,6 +67,7 @@ class Client:
         self._dsn = resolve_dsn(dsn, application="pgdurable client")
         self._max_connections = max_connections
         self._sql = named_queries("client", schema)
+        self._pid = 0
         self._pool_: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
         self._waiting: dict[bytes, _List[asyncio.Future[tuple[str, Any, Any]]]] = {}
         self._watcher: asyncio.Task[None] | None = None
@@ -82,6 +84,7 @@ class Client:
 
     async def open(self) -> None:
         """Connects and checks the schema. Raises ConnectionFailed or SchemaError."""
+        self._check_process()
         if self._pool_ is None:
             await probe(self._dsn)
             pool = await make_pool(self._dsn, max_size=self._max_connections, timeout=10.0)
@@ -89,12 +92,15 @@ class Client:
                 async with pool.connection() as conn:
                     await migrations.check_async(conn, self.schema)
             except BaseException:
-                await pool.close()
+                await close_pool(pool)
                 raise
             self._pool_ = pool
+            self._pid = os.getpid()
 
     async def close(self) -> None:
         """Closes the connections. Instances go on wherever they run."""
+        if self._foreign:
+            return
         if self._watcher is not None:
             await end_tasks(self._watcher)
             self._watcher = None
@@ -367,7 +373,20 @@ class Client:
     # -- inside --------------------------------------------------------------------------------------------------
 
     @property
+    def _foreign(self) -> bool:
+        """Whether this is a copy in a forked child: its connections are the parent's."""
+        return self._pid not in (0, os.getpid())
+
+    def _check_process(self) -> None:
+        if self._foreign:
+            raise PgDurableError(
+                f"this {type(self).__name__} belongs to process {self._pid}, from which this one was forked",
+                hint="Open one of your own after the fork.",
+            )
+
+    @property
     def _pool(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
+        self._check_process()
         if self._pool_ is None:
             raise PgDurableError(
                 f"this {type(self).__name__} is not open", hint="Use it as `async with ...`, or await its open()."
@@ -446,6 +465,7 @@ class Client:
         """Asks for the outcomes waited for, all in one query, ever more seldom while none comes."""
         pause = 0.005
         while self._waiting:
+            heed_cancel()
             asked = [uuid.UUID(bytes=id) for id in self._waiting if not self._runs_here(id)]
             news = 0
             for first in range(0, len(asked), 5000):

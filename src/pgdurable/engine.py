@@ -114,6 +114,7 @@ class Engine(Client):
 
     async def open(self) -> None:
         """Connects, checks the schema, joins the workers and begins to run. Raises ConnectionFailed, SchemaError."""
+        self._check_process()
         if self._host is not None:
             return
         loop = asyncio.get_running_loop()
@@ -125,7 +126,7 @@ class Engine(Client):
         except BaseException:
             for pool in (self._worker_pool, self._transaction_pool):
                 if pool is not None:
-                    await pool.close()
+                    await close_pool(pool)
             await super().close()
             raise
 
@@ -203,7 +204,7 @@ class Engine(Client):
                 None: as long as they take.
         """
         host = self._host
-        if host is None:
+        if host is None or self._foreign:
             return
         loop = asyncio.get_running_loop()
         if self._stopped is not None:
@@ -369,6 +370,7 @@ class Engine(Client):
             return None
 
     def _running(self) -> Host:
+        self._check_process()
         if self._host is None or self._host.draining:
             raise PgDurableError(
                 "this Engine is not open" if self._host is None else "this Engine is stopping",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
@@ -14,6 +15,7 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
+from pgdurable.errors import PgDurableError
 from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
 
@@ -26,6 +28,7 @@ class _Thread:
     """An event loop in a thread, for one client or engine."""
 
     def __init__(self) -> None:
+        self._pid = os.getpid()
         self.loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run, name="pgdurable", daemon=True)
         self._thread.start()
@@ -39,6 +42,12 @@ class _Thread:
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
         """Runs a coroutine there and waits for it; an interrupt here cancels it there."""
+        if self.foreign:
+            work.close()
+            raise PgDurableError(
+                f"this belongs to process {self._pid}, from which this one was forked",
+                hint="Open an engine or client of your own after the fork.",
+            )
         future = asyncio.run_coroutine_threadsafe(work, self.loop)
         try:
             return future.result()
@@ -58,7 +67,14 @@ class _Thread:
                 return
             yield item
 
+    @property
+    def foreign(self) -> bool:
+        """Whether this is a copy in a forked child, where the thread does not run."""
+        return self._pid != os.getpid()
+
     def stop(self) -> None:
+        if self.foreign:
+            return
         self.loop.call_soon_threadsafe(self.loop.stop)
         self._thread.join()
 
@@ -129,6 +145,8 @@ class Client:
     def close(self) -> None:
         if self._thread is not None:
             thread, self._thread = self._thread, None
+            if thread.foreign:
+                return
             try:
                 thread.call(self._inner.close())
             finally:

@@ -38,7 +38,7 @@ cdef class Flight:
     cdef int copy_stage
     cdef Py_ssize_t copied
     cdef Py_ssize_t to_copy
-    cdef int n_expected, n_results, n_tuples, n_copy_in, n_to_copy, n_nulls
+    cdef int n_expected, n_results, n_tuples, n_reads, n_copy_in, n_to_copy, n_nulls
     cdef int64_t at_us
     cdef tuple error
     cdef dict times_read
@@ -87,7 +87,8 @@ cdef class Flight:
         self.error = None
         self.at_us = 0
         self.times_read = {}
-        self.n_expected = self.n_results = self.n_tuples = self.n_copy_in = self.n_to_copy = self.n_nulls = 0
+        self.n_expected = self.n_results = self.n_tuples = self.n_nulls = 0
+        self.n_reads = self.n_copy_in = self.n_to_copy = 0
         if by_copy:
             ok = self.send_copy(batch)
         else:
@@ -116,14 +117,18 @@ cdef class Flight:
             self.columns.set_rows(batch, OP_INSTANCE, INSTANCE_COLUMNS, INSTANCE_TYPES, 0)
             if not self.execute(b"pgd_insert_instances_again" if again else b"pgd_insert_instances", INSTANCE_COLUMNS):
                 return False
-            if again and not self.execute(b"pgd_read_instances", 1):
-                return False
+            if again:
+                self.n_reads += 1
+                if not self.execute(b"pgd_read_instances", 1):
+                    return False
         if batch.counts[OP_HISTORY]:
             self.columns.set_rows(batch, OP_HISTORY, HISTORY_COLUMNS, HISTORY_TYPES, 0)
             if not self.execute(b"pgd_insert_history_again" if again else b"pgd_insert_history", HISTORY_COLUMNS):
                 return False
-            if again and not self.execute(b"pgd_read_history", 2):
-                return False
+            if again:
+                self.n_reads += 1
+                if not self.execute(b"pgd_read_history", 2):
+                    return False
         return self.send_rest(batch) and PQpipelineSync(self.wire.conn) == 1
 
     cdef bint send_fence(self) except -1:
@@ -320,7 +325,7 @@ cdef class Flight:
 
     cdef int check_answered(self) except -1:
         """Every statement has had its answer: only then is a commit believed."""
-        if self.n_results != self.n_expected or self.n_tuples == 0 or self.n_copy_in != self.n_to_copy:
+        if self.n_results != self.n_expected or self.n_tuples != 1 + self.n_reads or self.n_copy_in != self.n_to_copy:
             raise nonsense(f"{self.n_results} results of {self.n_expected} statements")
         return 0
 

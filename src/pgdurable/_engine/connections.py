@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
@@ -142,7 +143,24 @@ async def make_pool(
         max_idle=60.0,
     )
     await pool.open()
+    _guards[pool] = asyncio.get_running_loop().create_task(_close_when_cancelled(pool))
     return pool
+
+
+_guards: WeakKeyDictionary[AsyncConnectionPool[Any], asyncio.Task[None]] = WeakKeyDictionary()
+
+
+async def _close_when_cancelled(pool: AsyncConnectionPool[Any]) -> None:
+    """For an event loop that ends while the pool is open.
+
+    A task of the pool's own that is just connecting swallows its cancellation, and asyncio.run would wait for it for
+    ever; closing the pool ends it.
+    """
+    try:
+        await asyncio.get_running_loop().create_future()
+    finally:
+        if not pool.closed:
+            await pool.close(timeout=1.0)
 
 
 async def close_pool(pool: AsyncConnectionPool[Any]) -> None:
@@ -157,3 +175,6 @@ async def close_pool(pool: AsyncConnectionPool[Any]) -> None:
             break
         await asyncio.sleep(0.001)
     await pool.close()
+    guard = _guards.pop(pool, None)
+    if guard is not None:
+        guard.cancel()

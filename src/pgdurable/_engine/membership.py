@@ -20,7 +20,7 @@ import msgspec
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from pgdurable._engine.tasks import within
+from pgdurable._engine.tasks import heed_cancel, within
 from pgdurable._store.sql import named_queries, quote_schema
 
 __all__ = ["Membership"]
@@ -142,6 +142,7 @@ class Membership:
         """Beats until cancelled. Trouble with the server is waited out."""
         complained = False
         while True:
+            heed_cancel()
             try:
                 await within(max(self.lease, 2.0), self.beat(stats()))
                 complained = False

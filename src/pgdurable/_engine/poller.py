@@ -19,7 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.host import Host, micros
-from pgdurable._engine.tasks import Bell, end_tasks
+from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Poller"]
@@ -104,6 +104,7 @@ class Poller:
         """Polls until cancelled. Trouble with the server is waited out."""
         complained = False
         while True:
+            heed_cancel()
             self._hint.clear()
             began = time.monotonic()
             try:

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Awaitable
 from typing import Any, TypeVar
 
-__all__ = ["Bell", "end_tasks", "within"]
+__all__ = ["Bell", "end_tasks", "heed_cancel", "within"]
 
 T = TypeVar("T")
 
@@ -37,6 +37,17 @@ async def within(timeout: float | None, work: Awaitable[T]) -> T:
             return await work
     else:
         return await asyncio.wait_for(work, timeout)
+
+
+def heed_cancel() -> None:
+    """Raises the CancelledError that something the task awaited has swallowed; a loop that goes on for ever asks.
+
+    A connection pool does so when a connection comes in the same moment. `end_tasks` asks again, asyncio.run does not.
+    Python tells since 3.11.
+    """
+    task = asyncio.current_task()
+    if sys.version_info >= (3, 11) and task is not None and task.cancelling():
+        raise asyncio.CancelledError
 
 
 class Bell:
