@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 from collections.abc import Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -49,8 +50,12 @@ class Lab:
         self._benchmark = benchmark
         self._loop = asyncio.new_event_loop()
         migrate(dsn, schema)
+        # The collector stays on, as in production, but has not to look through what pytest and numpy have made.
+        gc.collect()
+        gc.freeze()
 
     def close(self) -> None:
+        gc.unfreeze()
         self._loop.run_until_complete(self._loop.shutdown_default_executor())
         self._loop.close()
         with psycopg.connect(self.dsn, autocommit=True) as conn:
