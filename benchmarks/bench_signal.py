@@ -5,9 +5,9 @@ sender's, and the one that moves the signal into the instance's history) and the
 (an engine signals an instance of its own) and across processes (a client here, the instance in a worker process).
 
 Beside: a bare NOTIFY from one connection until another that listens has it. A NOTIFY stores nothing, so this is a
-floor. Figure and floor take turns. For signals/s: so many senders at once, each with a connection, each awaiting one
-signal's commit before it sends the next; beside the NOTIFYs that one connection sends and another receives, one after
-another.
+floor. Figure and floor take turns; `two_commits` says what two bare commits took right after. For signals/s: so many
+senders at once, each with a connection, each awaiting one signal's commit before it sends the next; beside the NOTIFYs
+that one connection sends and another receives, one after another.
 """
 
 from __future__ import annotations
@@ -60,6 +60,15 @@ class Notify:
             took.append(time.perf_counter() - began)
         return took
 
+    def commit(self, number: int) -> list[float]:
+        """Seconds of each of so many commits of next to nothing: how fast the disk is just now."""
+        took = []
+        for _ in range(number):
+            began = time.perf_counter()
+            self.sender.execute("select pg_logical_emit_message(true, 'bench', 'x')")
+            took.append(time.perf_counter() - began)
+        return took
+
 
 def bench_same_process(benchmark: Any, lab: Lab) -> None:
     turns = 2 if lab.short else TURNS
@@ -87,7 +96,8 @@ def bench_same_process(benchmark: Any, lab: Lab) -> None:
 
     with Notify(lab.dsn) as notify:
         benchmark.pedantic(lambda: lab.run(all_turns()), rounds=1, iterations=1)
-    _figure(lab, "signal.same_process", took, floor)
+        commits = notify.commit(100)
+    _figure(lab, "signal.same_process", took, floor, commits)
 
 
 def bench_across_processes(benchmark: Any, lab: Lab) -> None:
@@ -115,11 +125,13 @@ def bench_across_processes(benchmark: Any, lab: Lab) -> None:
 
     with Notify(lab.dsn) as notify, Worker(lab.dsn, lab.schema, park_after=3600) as worker:
         benchmark.pedantic(lambda: lab.run(all_turns()), rounds=1, iterations=1)
-    _figure(lab, "signal.across_processes", took, floor)
+        commits = notify.commit(100)
+    _figure(lab, "signal.across_processes", took, floor, commits)
 
 
-def _figure(lab: Lab, name: str, took: list[float], floor: list[float]) -> None:
+def _figure(lab: Lab, name: str, took: list[float], floor: list[float], commits: list[float]) -> None:
     one, bare = latency(took), latency(floor)
+    lab.figure(f"{name}.two_commits", 2 * latency(commits).p50_ms, "ms", note="the part of it that is the disk's")
     lab.figure(
         name, one.p50_ms, "ms", latency=one, beside=("bare NOTIFY", bare.p50_ms),
         note=f"median of {one.count} signals, one at a time",
