@@ -37,7 +37,10 @@ select status, count(*) as instances
 -- name: workers
 select w.id, w.name, w.state, w.workflows, w.started_at, w.ended_at, w.lease_until,
        extract(epoch from w.lease_until - now())::float8 as lease_left,
-       w.state in ('alive', 'draining') and w.lease_until > now() as living
+       w.state in ('alive', 'draining') and w.lease_until > now() as living,
+       w.stats ->> 'trouble' as trouble,
+       coalesce((w.stats ->> 'callers_waiting')::int, 0) as callers_waiting,
+       coalesce((w.stats ->> 'backlog')::int, 0) as backlog
   from @extschema@.workers w
  where w.state in ('alive', 'draining')
  order by w.id

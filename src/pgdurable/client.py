@@ -151,6 +151,7 @@ class Client:
         if connection is not None:
             started = await self._started_in(connection, params)
         else:
+            await self._admit()
             started = await self._one("start", params)
         return await self._handle_of(started, id, definition, connection)
 
@@ -339,6 +340,7 @@ class Client:
     async def signal(self, id: str, name: str, payload: Any = None) -> None:
         """Sends a signal to an instance by id. As `Handle.signal`."""
         data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
+        await self._admit()
         await self._one("signal", (str(id), name, data.decode()))
 
     async def list(

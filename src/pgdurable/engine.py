@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 
 from pgdurable._core import add_audit_hook
+from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.bulk import batches
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool, resolve_dsn
@@ -21,9 +22,10 @@ from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key, new_id
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.membership import Membership
+from pgdurable._engine.metrics import Metrics, gather
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
-from pgdurable._engine.starts import BulkStart, KeyedStarts
+from pgdurable._engine.starts import BulkStart, KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
@@ -39,7 +41,7 @@ __all__ = ["Engine"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-_MOST_WAITING_BYTES = 32 * 1024 * 1024
+MAX_BACKLOG = 20_000
 
 
 class Engine(Client):
@@ -57,6 +59,8 @@ class Engine(Client):
         lease: seconds of silence after which other workers take over. Default 10.
         poll_interval: seconds between two looks for work when nothing hints. Default 1.
         max_instances: instances held in memory; further starts wait in the database. Default 20,000.
+        max_backlog: transitions (or 32 MiB of them) the server may be behind with; while there are more, `start`,
+            `start_many`, `signal` and the claiming of work wait, first come, first served. Default 20,000.
         max_threads: threads for `def` steps. Default 64.
         max_connections: connections for transaction steps, so how many run at once. Default 10. Beside them the
             engine keeps one for its transitions, up to 3 for its lease and for finding work, up to 4 for reads.
@@ -76,6 +80,7 @@ class Engine(Client):
         lease: float | timedelta = 10.0,
         poll_interval: float | timedelta = 1.0,
         max_instances: int = 20_000,
+        max_backlog: int = MAX_BACKLOG,
         max_threads: int = 64,
         max_connections: int = 10,
         payload_limit: int = PAYLOAD_LIMIT,
@@ -90,6 +95,9 @@ class Engine(Client):
         self._lease = seconds(lease) or 10.0
         self._poll_interval = seconds(poll_interval) or 1.0
         self._max_instances = max_instances
+        if max_backlog < 1:
+            raise ValueError(f"max_backlog is at least 1, found {max_backlog}")
+        self._max_backlog = max_backlog
         self._max_threads = max_threads
         self._max_transactions = max_connections
         self._park_after = seconds(park_after) or 0.0
@@ -153,8 +161,10 @@ class Engine(Client):
             pool, self.schema, lease=self._lease, name=self._name_, on_fenced=self._fenced,
             on_orphans=lambda: self._poller.hint(),
         )  # fmt: skip
-        self._poller = Poller(host, pool, self.schema, room=self._room, interval=self._poll_interval)
-        self._keyed = KeyedStarts(host, self._pool, self.schema)
+        self._gate = gate = Gate(self._load, self._max_backlog, MOST_BYTES)
+        journal.on_answer = gate.open_up
+        self._poller = Poller(host, pool, self.schema, room=self._room, gate=gate, interval=self._poll_interval)
+        self._keyed = KeyedStarts(host, self._pool, self.schema, self._max_backlog)
         host.on_outcome = self._tell_outcome
         host.on_fenced = self._fenced
         host.on_parked = self._poller.hint_at
@@ -213,9 +223,15 @@ class Engine(Client):
         self._stopped = loop.create_future()
         try:
             host.draining = True
+            self._gate.close(self._closed)
+            self._keyed.gate.close(self._closed)
             await self._drain(host, seconds(drain))
         finally:
+            await self._keyed.close()
             await end_tasks(*self._tasks, self._rejoining)
+            for tag in await self._journal.discard():
+                if isinstance(tag, StartRecord):
+                    tag.refused(never_told())
             left = host.drop_everything()
             if left:
                 await asyncio.wait(left, timeout=5.0)  # transactions roll back
@@ -282,8 +298,19 @@ class Engine(Client):
             if isinstance(tag, StartRecord):
                 host.start_unowned_again(tag)
         self._journal.resend_all()
+        self._gate.open_up()
         self._rejoining = None
         self._poller.hint()
+
+    def _load(self) -> tuple[int, int]:
+        """Transitions and bytes the server is behind with. A start counts until its caller has been told."""
+        transitions, nbytes = self._journal.load
+        host = self._host
+        return transitions if host is None else max(transitions, host.starting), nbytes
+
+    async def _admit(self) -> None:
+        if self._host is not None and self._gate.full():
+            await self._gate.enter()
 
     def _notice(self, payloads: set[str]) -> None:
         self._poller.hint()
@@ -324,7 +351,9 @@ class Engine(Client):
         if id is not None:
             instance = await self._keyed.start(check_key(id), definition, data, queue, owned=self._room() > 0)
             return Handle(self, instance, id, type)
-        await self._pressure(host)
+        if self._gate.full(len(data)):
+            await self._gate.enter(len(data))
+            self._running()
         instance_id = new_id()
         future: asyncio.Future[int] = host.loop.create_future()
         host.start(instance_id, definition, data, queue, future, owned=self._room() > 0)
@@ -345,19 +374,16 @@ class Engine(Client):
             for argument in batch:
                 args, kwargs = split_argument(argument)
                 data = bind_input(definition, args, kwargs, self.payload_limit)
+                if self._gate.full(len(data)):
+                    await self._gate.enter(len(data))
+                    self._running()
                 instance_id = new_id()
                 bulk.add()
                 host.start(instance_id, definition, data, queue, bulk, owned=self._room() > 0)
                 ids += instance_id
-            await self._pressure(host)
         await bulk.wait()
         self._poller.hint()
         return ids
-
-    async def _pressure(self, host: Host) -> None:
-        """Waits while the server is behind with what it was sent."""
-        while host.flusher.waiting_bytes > _MOST_WAITING_BYTES and not host.fenced:
-            await self._journal.taken()
 
     def _mine(self, workflow: str | Workflow[Any, Any], version: str | None) -> Workflow[Any, Any] | None:
         host = self._running()
@@ -372,11 +398,14 @@ class Engine(Client):
     def _running(self) -> Host:
         self._check_process()
         if self._host is None or self._host.draining:
-            raise PgDurableError(
-                "this Engine is not open" if self._host is None else "this Engine is stopping",
-                hint="Use it as `async with Engine(...) as engine`, or await engine.open().",
-            )
+            raise self._closed()
         return self._host
+
+    def _closed(self) -> PgDurableError:
+        return PgDurableError(
+            "this Engine is not open" if self._host is None else "this Engine is stopping",
+            hint="Use it as `async with Engine(...) as engine`, or await engine.open().",
+        )
 
     def _runs_here(self, id: bytes) -> bool:
         return self._host is not None and id in self._host.instances
@@ -401,24 +430,17 @@ class Engine(Client):
             if run.task is not None
         ]
 
-    def metrics(self) -> dict[str, Any]:
-        """What this engine has done and how fast.
+    def metrics(self) -> Metrics:
+        """What this engine has done, how fast, and how far the server is behind. Empty before it opens.
 
-        Keys: instances (in memory), ended, steps_done, steps_running, waiting (transitions not yet sent),
-        flushes, copies, transitions, history_rows, bytes, p50_ms, p99_ms, p999_ms (from a transition's being
-        recorded to its commit being known), polls, reconnects, trouble (what the engine waits for, or None).
+        Keys: instances (in memory), starting (starts the server has not acknowledged), ended, steps_done,
+        steps_running, waiting (transitions not yet sent), backlog and backlog_bytes (transitions not yet acknowledged,
+        starts with ids of one's own among them), callers_waiting (calls and claims held back while the backlog is at
+        `max_backlog`) and callers_waited (how many have had to wait since it opened), flushes, copies, transitions,
+        history_rows, bytes, p50_ms, p99_ms, p999_ms (from a transition's being recorded to its commit being known),
+        polls, reconnects, trouble (what the engine waits for, or None).
         """
         host = self._running() if self._stopped is None else self._host
         if host is None:
             return {}
-        return {
-            "instances": len(host.instances),
-            "ended": host.ended,
-            "steps_done": host.steps_done,
-            "steps_running": host.steps_running,
-            "waiting": host.flusher.waiting,
-            "polls": self._poller.polls,
-            "reconnects": self._journal.reconnects,
-            "trouble": self._journal.trouble,
-            **host.flusher.stats(),
-        }
+        return gather(host, self._journal, (self._gate, self._keyed.gate), self._keyed, self._poller)

@@ -15,6 +15,7 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
+from pgdurable._engine.metrics import Metrics
 from pgdurable.errors import PgDurableError
 from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
@@ -200,8 +201,8 @@ class Engine(Client):
     def stop(self, *, drain: float | timedelta | None = 30.0) -> None:
         self._there.call(self._inner.stop(drain=drain))
 
-    def metrics(self) -> dict[str, Any]:
-        async def look() -> dict[str, Any]:
+    def metrics(self) -> Metrics:
+        async def look() -> Metrics:
             return self._inner.metrics()
 
         return self._there.call(look())

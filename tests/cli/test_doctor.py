@@ -134,6 +134,18 @@ def test_instances_of_a_worker_that_is_gone(run: Run, sql: Sql, rescued: bool) -
     assert f"{mark} workflow checkout version 1: 1 instance is still held by a worker that is gone" in result.stdout
 
 
+def test_a_worker_that_is_behind(run: Run, sql: Sql) -> None:
+    ((worker,),) = sql("select @.join_worker('slow', '[]', interval '5 minutes')")
+    assert "slow" in run("doctor").stdout
+    stats = Jsonb({"trouble": "disk full", "callers_waiting": 1200, "backlog": 20000})
+    sql("update @.workers set stats = %s where id = %s", stats, worker)
+    result = run("doctor")
+    assert result.exit_code == 0
+    told = " ".join(result.stdout.split())
+    assert "! worker slow cannot write: disk full" in told
+    assert "! worker slow holds back 1200 calls: the server is behind with 20000 transitions" in told
+
+
 def test_troubled_instances(run: Run, sql: Sql, schema: str) -> None:
     for status in ("paused", "failed", "failed", "cancelled", "completed"):
         sql("insert into @.instances (id, workflow, status, input) values (@.new_id(), 'w', %s, '{}')", status)

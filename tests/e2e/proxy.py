@@ -25,6 +25,8 @@ class Proxy:
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.cuts = 0
+        self._flows = asyncio.Event()
+        self._flows.set()
 
     async def __aenter__(self) -> Proxy:
         with psycopg.connect(self._dsn) as conn:
@@ -37,6 +39,7 @@ class Proxy:
 
     async def __aexit__(self, *_: object) -> None:
         self._server.close()
+        self._flows.set()
         while not all(task.done() for task in self._tasks):
             self.drop()
             await asyncio.sleep(0.005)
@@ -45,6 +48,13 @@ class Proxy:
         """Cuts every connection now."""
         for writer in list(self._writers):
             writer.transport.abort()
+
+    def stall(self, stalled: bool = True) -> None:
+        """Reads nothing more from either side, as a server does that hangs; or goes on."""
+        if stalled:
+            self._flows.clear()
+        else:
+            self._flows.set()
 
     def cut_after(self, marker: bytes, times: int = 1) -> None:
         """The next `times` requests that hold these bytes reach the server, which answers; the answer is lost."""
@@ -70,6 +80,7 @@ class Proxy:
                 if self._left and self._marker is not None and self._marker in data:
                     self._left -= 1
                     doomed.set()
+                await self._flows.wait()
                 up_writer.write(data)
                 await up_writer.drain()
         except OSError:
@@ -95,6 +106,7 @@ class Proxy:
                         self.cuts += 1
                         break
                     continue
+                await self._flows.wait()
                 writer.write(data)
                 await writer.drain()
         writer.transport.abort()

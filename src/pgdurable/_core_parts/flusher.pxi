@@ -105,6 +105,14 @@ cdef class Flusher:
         """Encoded bytes in the filling batch."""
         return self.filling.nbytes
 
+    @property
+    def unanswered(self):
+        """(transitions, encoded bytes) in the filling and the flying batch."""
+        cdef Batch flying = self.flight.batch
+        if flying is None:
+            return self.filling.n_ops, self.filling.nbytes
+        return self.filling.n_ops + flying.n_ops, self.filling.nbytes + flying.nbytes
+
     # -- connection ----------------------------------------------------------------------------------------
 
     def connect(self, str conninfo, object worker, list setup, bint prepare=True):

@@ -88,7 +88,7 @@ class Journal:
         self._reconnecting: asyncio.Task[None] | None = None
         self._connecting: asyncio.Future[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
-        self._taken: list[asyncio.Future[None]] = []
+        self.on_answer: Callable[[], None] = lambda: None
         self.reconnects = 0
         self.trouble: str | None = None
 
@@ -128,12 +128,14 @@ class Journal:
             self.kick()
             await future
 
-    async def taken(self) -> None:
-        """Waits until the batch that fills now is sent."""
-        future: asyncio.Future[None] = self._loop.create_future()
-        self._taken.append(future)
-        self.kick()
-        await future
+    @property
+    def load(self) -> tuple[int, int]:
+        """Transitions and bytes whose fate is not known; `on_answer` is called when there may be less."""
+        transitions, nbytes = self.flusher.unanswered
+        for batch in self._first:
+            transitions += len(batch)
+            nbytes += batch.nbytes
+        return transitions, nbytes
 
     async def discard(self) -> list[Any]:
         """Closes the connection and forgets every transition whose fate is not known. Returns their tags."""
@@ -182,10 +184,6 @@ class Journal:
             batch = self._first.popleft()
         elif flusher.waiting:
             batch = flusher.take()
-            waiting, self._taken = self._taken, []
-            for future in waiting:
-                if not future.done():
-                    future.set_result(None)
         else:
             if self._drained:
                 self._tell_drained()
@@ -222,6 +220,7 @@ class Journal:
                     self._hand_out()
             else:
                 self._refused(done[1], done[2], done[3])
+            self.on_answer()
         notices = flusher.notified()
         if notices:
             self._on_notice(notices)
@@ -244,9 +243,11 @@ class Journal:
                     logger.exception("error while handing out a commit")
             if left == 0:
                 self._loop.call_soon(self._hand_out)
+                self.on_answer()
                 return
             answers.popleft()
         self._delivering = False
+        self.on_answer()
         if self._drained:
             self._tell_drained()
 

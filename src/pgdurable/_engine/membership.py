@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import msgspec
@@ -92,7 +92,7 @@ class Membership:
             f"listen pgdurable_{self._schema}",
         ]
 
-    async def beat(self, stats: dict[str, Any] | None) -> None:
+    async def beat(self, stats: Mapping[str, Any] | None) -> None:
         """Renews the lease, looks at the others, takes over who is gone."""
         data = None if stats is None else msgspec.json.encode(stats).decode()
         async with self._pool.connection() as conn:
@@ -138,7 +138,7 @@ class Membership:
         async with self._pool.connection() as conn:
             await conn.execute(self._sql["leave_worker"], (self.worker,))
 
-    async def keep(self, stats: Callable[[], dict[str, Any]]) -> None:
+    async def keep(self, stats: Callable[[], Mapping[str, Any]]) -> None:
         """Beats until cancelled. Trouble with the server is waited out."""
         complained = False
         while True:

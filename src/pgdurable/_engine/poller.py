@@ -18,6 +18,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.backlog import Gate
 from pgdurable._engine.host import Host, micros
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._store.sql import named_queries
@@ -49,6 +50,7 @@ class Poller:
 
     Args:
         room: how many more instances this process takes in.
+        gate: claims wait for their turn there, as starts do.
         interval: seconds between two looks when nothing hints.
     """
 
@@ -59,12 +61,15 @@ class Poller:
         schema: str,
         *,
         room: Callable[[], int],
+        gate: Gate,
         interval: float,
     ) -> None:
         self._host = host
         self._pool = pool
         self._sql = named_queries("worker", schema)
         self._room = room
+        self._gate = gate
+        self._turn: asyncio.Task[None] | None = None
         self._interval = interval
         self._hint = Bell()
         self._alarm: asyncio.TimerHandle | None = None
@@ -134,7 +139,9 @@ class Poller:
             self._unsure = True  # until everything claimed is known to be here
             if host.instances:
                 await self._events(conn)  # somebody may be waiting for one right now
-            claimed, more = await self._claim(conn, worker) if self._names else (False, False)
+            claimed, more = False, False
+            if self._names and self._room() > 0 and self._may_claim():
+                claimed, more = await self._claim(conn, worker)
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
             if claimed:
@@ -164,7 +171,8 @@ class Poller:
                 full = len(batch.rows) == batch.asked
                 # What was claimed and is not here yet needs its room.
                 room = self._room() - len(batch.rows)
-                if full and room > 0 and taken < _MOST_IN_A_LOOK and not self._host.draining:
+                go_on = taken < _MOST_IN_A_LOOK and not self._host.draining and not self._gate.full()
+                if full and room > 0 and go_on:
                     ahead = loop.create_task(self._fetch(conn, worker, room))
                 await self._take_in(worker, batch.rows, batch.history)
                 if ahead is None:
@@ -192,6 +200,23 @@ class Poller:
             for entry in await cursor.fetchall():
                 history[entry[0].int].append(entry)  # a UUID itself is hashed by Python code
         return history
+
+    def _may_claim(self) -> bool:
+        """Whether new work may come in. If not it asks for its turn, which then hints."""
+        if self._turn is not None:
+            if not self._turn.done():
+                return False
+            self._turn = None
+            return True
+        if not self._gate.full():
+            return True
+        self._turn = self._host.loop.create_task(self._gate.enter())
+        self._turn.add_done_callback(self._turn_came)
+        return False
+
+    def _turn_came(self, turn: asyncio.Task[None]) -> None:
+        if not turn.cancelled() and turn.exception() is None:
+            self.hint()
 
     async def _take_up_strays(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
         """Finds instances that are this worker's without its knowing: their claim was committed, its answer lost.

@@ -10,14 +10,16 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.connections import is_passing
 from pgdurable._engine.host import Host, micros
 from pgdurable._engine.ids import new_id
+from pgdurable._engine.tasks import end_tasks
 from pgdurable._store.sql import named_queries
-from pgdurable.errors import InvalidId
+from pgdurable.errors import InvalidId, PgDurableError
 from pgdurable.workflow import Workflow
 
-__all__ = ["BulkStart", "KeyedStarts"]
+__all__ = ["BulkStart", "KeyedStarts", "never_told"]
 
 
 class BulkStart:
@@ -61,22 +63,29 @@ class KeyedStarts:
     """Starts with user-chosen ids, many per commit, on a connection beside the journal's.
 
     An id may be held by somebody's open transaction; waiting for that must not hold up everybody's transitions.
-    One batch is under way while the next fills.
+    One batch is under way while the next fills, and up to `most` starts are in both; the others wait.
     """
 
-    def __init__(self, host: Host, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str) -> None:
+    def __init__(
+        self, host: Host, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str, most: int
+    ) -> None:
         self._host = host
         self._pool = pool
         self._sql = named_queries("client", schema)
         self._filling: list[tuple[str, bytes, Workflow[Any, Any], bytes, str, bool, asyncio.Future[uuid.UUID]]] = []
         self._sender: asyncio.Task[None] | None = None
+        self.load = (0, 0)
+        self.gate = Gate(lambda: self.load, most, MOST_BYTES)
 
     async def start(
         self, key: str, definition: Workflow[Any, Any], data: bytes, queue: str, *, owned: bool
     ) -> uuid.UUID:
         """The instance the id names, started by this call or earlier. Raises InvalidId."""
+        if self.gate.full(len(data)):
+            await self.gate.enter(len(data))
         future: asyncio.Future[uuid.UUID] = self._host.loop.create_future()
         self._filling.append((key, new_id(), definition, data, queue, owned, future))
+        self.load = (self.load[0] + 1, self.load[1] + len(data))
         if self._sender is None or self._sender.done():
             self._sender = self._host.loop.create_task(self._send())
         return await future
@@ -86,17 +95,35 @@ class KeyedStarts:
         while self._filling:
             batch, self._filling = self._filling[:5000], self._filling[5000:]
             batch.sort(key=lambda start: start[0])
-            for owned in (True, False):
-                part = [start for start in batch if start[5] is owned]
-                if part:
-                    try:
-                        await self._send_part(part, self._host.worker if owned else None)
-                    except BaseException as error:
-                        for start in part:
-                            if not start[6].done():
-                                start[6].set_exception(error)
-                        if not isinstance(error, Exception):
-                            raise
+            try:
+                for owned in (True, False):
+                    await self._send_owned(batch, owned)
+            finally:
+                nbytes = sum(len(start[3]) for start in batch)
+                self.load = (self.load[0] - len(batch), self.load[1] - nbytes)
+                self.gate.open_up()
+
+    async def _send_owned(self, batch: list[Any], owned: bool) -> None:
+        part = [start for start in batch if start[5] is owned and not start[6].cancelled()]
+        if not part:
+            return
+        try:
+            await self._send_part(part, self._host.worker if owned else None)
+        except BaseException as error:
+            for start in part:
+                if not start[6].done():
+                    start[6].set_exception(error if isinstance(error, Exception) else never_told())
+            if not isinstance(error, Exception):
+                raise
+
+    async def close(self) -> None:
+        """Ends it. Who still waits for an answer gets an error."""
+        self.gate.close(never_told)
+        await end_tasks(self._sender)
+        for start in self._filling:
+            if not start[6].done():
+                start[6].set_exception(never_told())
+        self._filling.clear()
 
     async def _send_part(self, part: list[Any], worker: int | None) -> None:
         params = (
@@ -159,6 +186,14 @@ class KeyedStarts:
             row = await cursor.fetchone()
         if row is not None and row[4] == "running" and row[7] == self._host.worker:
             self._host.begin(id, key, definition, data, micros(row[12] or row[11]))
+
+
+def never_told() -> PgDurableError:
+    """For those who wait when the engine ends."""
+    return PgDurableError(
+        "this Engine was stopped before the server acknowledged the start",
+        hint="It may have been stored all the same. A start with an id of your own can be done again without harm.",
+    )
 
 
 def _answer(future: asyncio.Future[uuid.UUID], instance_id: uuid.UUID) -> None:

@@ -157,7 +157,7 @@ async def closed_loop(
     began = loop_time()
     await asyncio.gather(*(caller(number) for number in range(concurrent)))
     took = loop_time() - began
-    return Round(ended, ended * steps, took, _felt.copy(), engine.metrics())
+    return Round(ended, ended * steps, took, _felt.copy(), dict(engine.metrics()))
 
 
 def quantile(samples: Sequence[float], share: float) -> float:

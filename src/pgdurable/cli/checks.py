@@ -161,6 +161,19 @@ def _workers(session: Session, where: Target) -> Iterator[Finding]:
         yield Finding(
             "fine", f"worker {worker['name']} lives (lease runs {span(worker['lease_left'])} more) and has {has}"
         )
+        if worker["trouble"]:
+            yield Finding(
+                "warning",
+                f"worker {worker['name']} cannot write: {worker['trouble']}",
+                "It tries again until it works; what it has done is kept in its memory.",
+            )
+        if worker["callers_waiting"]:
+            yield Finding(
+                "warning",
+                f"worker {worker['name']} holds back {count(worker['callers_waiting'], 'call')}: the server is behind "
+                f"with {count(worker['backlog'], 'transition')}",
+                "More is started than the server can store. Look at its disk, or start less at a time.",
+            )
     if not living:
         yield Finding("warning", "no worker lives", f"Start one: {where.command('worker', 'MODULE')}")
     for worker in known:
