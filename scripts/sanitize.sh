@@ -18,7 +18,7 @@ build() {  # flags for compiler and linker
     if [ "$(cat "$home/stamp" 2>/dev/null)" != "$want" ]; then
         echo "$what: building the core into build/$what"
         rm -rf "$home"; mkdir -p "$home"
-        CFLAGS="$*" LDFLAGS="$*" "$python" setup.py --quiet build --build-base "$home" --build-lib "$home/lib" \
+        PGDURABLE_OPTIMIZE=-O1 CFLAGS="$*" LDFLAGS="$*" "$python" setup.py --quiet build --parallel 2 --build-base "$home" --build-lib "$home/lib" \
             >"$home/build.log" 2>&1 || { cat "$home/build.log" >&2; exit 1; }
         printf '%s' "$want" >"$home/stamp"
     fi

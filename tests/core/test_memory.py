@@ -57,7 +57,7 @@ def test_a_batch_stays_whole_when_memory_runs_out() -> None:
     environment = dict(os.environ)
     if preload := os.environ.get("PGDURABLE_TEST_PRELOAD"):
         environment["LD_PRELOAD"] = preload
-        environment["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":max_allocation_size_mb=60"
+        environment["ASAN_OPTIONS"] = os.environ.get("ASAN_OPTIONS", "") + ":max_allocation_size_mb=60:log_path=stderr"
     done = subprocess.run([sys.executable, "-c", CODE], capture_output=True, text=True, timeout=60, env=environment)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("whole")
