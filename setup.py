@@ -110,9 +110,9 @@ def extension_of(source: Path) -> Extension:
         ".".join(source.relative_to("src").with_suffix("").parts),
         sources=[str(source)],
         depends=["setup.py", *map(str, sorted(Path("src/pgdurable").rglob("*.px[di]")))],
-        # Frame pointers and debug symbols stay: perf and gdb must be able to read the core in production.
+        # Frame pointers and line tables stay: perf and gdb must be able to read the core in production.
         # PGDURABLE_OPTIMIZE is for builds that look for mistakes and take long enough as it is (scripts/sanitize.sh).
-        extra_compile_args=[os.environ.get("PGDURABLE_OPTIMIZE", "-O3"), "-g", "-fno-omit-frame-pointer"],
+        extra_compile_args=[os.environ.get("PGDURABLE_OPTIMIZE", "-O3"), "-g1", "-fno-omit-frame-pointer"],
     )
 
 

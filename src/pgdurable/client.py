@@ -443,7 +443,8 @@ class Client:
         future: asyncio.Future[tuple[str, Any, Any]] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(id, []).append(future)
         self._pool  # noqa: B018  # raises when not open
-        self._watch_now.ring()
+        if not self._runs_here(id):  # of those that run here we are told
+            self._watch_now.ring()
         if self._watcher is None or self._watcher.done():
             self._watcher = asyncio.get_running_loop().create_task(self._watch())
         return future
@@ -489,9 +490,15 @@ def bind_input(
     definition: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None, limit: int
 ) -> bytes:
     """A workflow's arguments as its stored input, once they are known to fit its parameters and their types."""
+    return bind_and_load(definition, args, kwargs, limit)[0]
+
+
+def bind_and_load(
+    definition: Workflow[Any, Any], args: tuple[Any, ...], kwargs: dict[str, Any] | None, limit: int
+) -> tuple[bytes, Any]:
+    """As `bind_input`, with the typed arguments that the stored input gives."""
     data = definition.signature.bind_input(args, kwargs or {}, limit=limit)
-    definition.signature.load_input(data)
-    return data
+    return data, definition.signature.load_input(data)
 
 
 def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:

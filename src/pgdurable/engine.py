@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Iterable
 from datetime import timedelta
 from types import TracebackType
@@ -32,7 +31,7 @@ from pgdurable._engine.transactions import Transactions
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries
-from pgdurable.client import PAYLOAD_LIMIT, Client, Handle, bind_input, split_argument
+from pgdurable.client import PAYLOAD_LIMIT, Client, Handle, bind_and_load, bind_input, split_argument
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import seconds
 from pgdurable.workflow import Registry, Workflow, registry
@@ -346,7 +345,7 @@ class Engine(Client):
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, connection=connection,
             )  # fmt: skip
-        data = bind_input(definition, args, kwargs, self.payload_limit)
+        data, loaded = bind_and_load(definition, args, kwargs, self.payload_limit)
         type = definition.signature.returns
         if id is not None:
             instance = await self._keyed.start(check_key(id), definition, data, queue, owned=self._room() > 0)
@@ -356,9 +355,9 @@ class Engine(Client):
             self._running()
         instance_id = new_id()
         future: asyncio.Future[int] = host.loop.create_future()
-        host.start(instance_id, definition, data, queue, future, owned=self._room() > 0)
+        host.start(instance_id, definition, data, queue, future, self._room() > 0, loaded)
         await future
-        return Handle(self, uuid.UUID(bytes=instance_id), None, type)
+        return Handle(self, instance_id, None, type)
 
     def _start_here_many(
         self, workflow: Any, arguments: Any, version: str | None, queue: str

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
-from pgdurable.errors import InstanceFailed, InstancePaused, PgDurableError
+from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PgDurableError
 from pgdurable.retry import seconds
 
 if TYPE_CHECKING:
@@ -85,13 +85,28 @@ class Handle(Generic[T]):
         instance_id: the instance's UUID.
     """
 
-    __slots__ = ("_client", "_type", "id", "instance_id")
+    __slots__ = ("_bytes", "_client", "_id", "_instance_id", "_type")
 
-    def __init__(self, client: Client, instance_id: uuid.UUID, id: str | None = None, type: Any = Any) -> None:
+    def __init__(self, client: Client, instance_id: uuid.UUID | bytes, id: str | None = None, type: Any = Any) -> None:
         self._client = client
-        self.instance_id = instance_id
-        self.id = id if id is not None else str(instance_id)
+        # A UUID and its text are made when asked for: who starts thousands and waits for their results needs neither.
+        self._instance_id = None if isinstance(instance_id, bytes) else instance_id
+        self._bytes = instance_id if isinstance(instance_id, bytes) else instance_id.bytes
+        self._id = id
         self._type = type
+
+    @property
+    def id(self) -> str:
+        """The user-chosen id, or the instance's UUID as text."""
+        return self._id if self._id is not None else str(self.instance_id)
+
+    @property
+    def instance_id(self) -> uuid.UUID:
+        """The instance's UUID."""
+        found = self._instance_id
+        if found is None:
+            found = self._instance_id = uuid.UUID(bytes=self._bytes)
+        return found
 
     async def status(self) -> str:
         """pending, running, waiting, paused, completed, failed, cancelled or timed_out."""
@@ -112,17 +127,22 @@ class Handle(Generic[T]):
             TimeoutError: it has not ended in time. Safe to call again.
         """
         wait = seconds(timeout)
-        future = self._client._outcome_of(self.instance_id.bytes)
+        future = self._client._outcome_of(self._bytes)
         try:
-            status, output, error = await within(wait, asyncio.shield(future))
+            if wait is None:
+                status, output, error = await future
+            else:
+                status, output, error = await within(wait, asyncio.shield(future))
         except asyncio.TimeoutError:
-            if future.done():  # the instance itself ended in a TimeoutError: not ours
-                raise
             raise TimeoutError(f"instance {self.id} has not ended within {wait:g} s") from None
         finally:
-            self._client._forget_outcome(self.instance_id.bytes, future)
+            if not future.done() or future.cancelled():
+                self._client._forget_outcome(self._bytes, future)
         if status == "completed":
-            result: T = decode_stored(output or b"null", self._type, what=f"instance {self.id}: result")
+            try:
+                result: T = decode_stored(output or b"null", self._type)
+            except CodecError:
+                result = decode_stored(output or b"null", self._type, what=f"instance {self.id}: result")
             return result
         raise _unhappy_end(self.id, status, error, self._client.schema)
 

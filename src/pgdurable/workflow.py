@@ -125,6 +125,7 @@ class Workflow(Generic[P, R]):
         for what, value in (("name", self.name), ("version", self.version)):
             if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > 512:
                 raise ValueError(f"a workflow's {what} is a text of 1 to 512 bytes without NUL, found {value!r}")
+        self.title = f"workflow {self.name} v{version}"
         self.is_async = inspect.iscoroutinefunction(fn)
         self.signature = Signature(fn)
         self.__name__ = fn.__name__

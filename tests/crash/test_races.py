@@ -14,6 +14,7 @@ import pytest
 
 import pgdurable as pgd
 from pgdurable._engine.hosted import Hosted
+from pgdurable._runtime.thread import ThreadMachine
 
 
 @pgd.step
@@ -221,19 +222,23 @@ async def test_blocking_workflow_is_not_parked_before_its_burst_is_seen(
             quick()
         return "done"
 
-    def thread_waits(self: Hosted) -> None:
+    def swept_first(label: object, title: str, seed: bytes, started_us: int, body: Any, waits: Any) -> ThreadMachine:
+        hosted: Hosted = waits.__self__
+
         def late() -> None:
             nonlocal swept
-            if self.machine.outcome is not None or self.machine.issued:
+            if hosted.machine.outcome is not None or hosted.machine.issued:
                 swept = True
-                self.host._idle[self.id] = self
-                self.idle_since = 0.0
-                self.host.park_idle()
-            self.thread_idle()
+                hosted.host._idle[hosted.id] = hosted
+                hosted.idle_since = 0.0
+                hosted.host.park_idle()
+            hosted.thread_idle()
 
-        self.host.loop.call_soon_threadsafe(late)
+        return ThreadMachine(
+            label, title, seed, started_us, body, lambda: hosted.host.loop.call_soon_threadsafe(late)
+        )  # fmt: skip
 
-    monkeypatch.setattr(Hosted, "thread_waits", thread_waits)
+    monkeypatch.setattr("pgdurable._engine.host.ThreadMachine", swept_first)
     workflow: pgd.Workflow[..., str] = pgd.Workflow(blocking)
     async with pgd.Engine(dsn, schema=schema, workflows=[workflow], migrate=True) as engine:
         handle = await engine.start(workflow)

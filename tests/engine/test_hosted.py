@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pgdurable as pgd
+from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
 from pgdurable._runtime.thread import ThreadMachine
 
@@ -20,14 +20,11 @@ async def test_an_event_does_not_overtake_those_that_wait_for_the_thread() -> No
         for _ in range(3):
             got.append(pgd.wait_signal("s"))
 
-    host = SimpleNamespace(
-        loop=asyncio.get_running_loop(),
-        now_idle=lambda hosted: None,
-        release=lambda hosted, status, **more: ended.set(),
-        payload_limit=None,
-        worker=1,
-    )
-    hosted = Hosted(cast(Any, host), b"0" * 16, None, cast(Any, None))
+    host: Any = Host.__new__(Host)
+    host.loop = asyncio.get_running_loop()
+    host.release = lambda hosted, status, **more: ended.set()
+    host.worker = 1
+    hosted = Hosted(host, b"0" * 16, None, cast(Any, None))
     machine = ThreadMachine("instance", "w", b"0" * 16, 0, body, hosted.thread_waits)
     hosted.machine = machine
     waits = asyncio.Event()

@@ -57,7 +57,6 @@ class Host:
     ) -> None:
         self.journal = journal
         self.flusher = journal.flusher
-        self.kick = journal.kick
         self.clock = journal.clock
         self.registry = registry
         self.payload_limit = payload_limit
@@ -84,14 +83,23 @@ class Host:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
 
+    def kick(self) -> None:
+        """Sends what was recorded, at the end of this turn of the event loop."""
+        self.journal.kick()
+
     # -- beginning -----------------------------------------------------------------------------------------------
 
     def start(
-        self, id: bytes, definition: Workflow[Any, Any], input: bytes, queue: str, future: Any, owned: bool
-    ) -> None:
-        """Adds a new instance to the journal; with `owned` it runs here as soon as it is committed."""
+        self, id: bytes, definition: Workflow[Any, Any], input: bytes, queue: str, future: Any, owned: bool,
+        loaded: Any = None,
+    ) -> None:  # fmt: skip
+        """Adds a new instance to the journal; with `owned` it runs here as soon as it is committed.
+
+        `loaded`: the input as typed arguments, where that has been decoded already.
+        """
         record = StartRecord(self, id, definition, input, queue, future)
         record.owned = owned
+        record.loaded = loaded
         self.starting += 1
         self.flusher.add_instance(
             id, definition.name, definition.version, "running" if owned else "pending", queue,
@@ -112,24 +120,26 @@ class Host:
             self.kick()
 
     def begin(
-        self, id: bytes, key: str | None, definition: Workflow[Any, Any], input: bytes | str, started_us: int
-    ) -> Hosted | None:
+        self, id: bytes, key: str | None, definition: Workflow[Any, Any], input: bytes | str, started_us: int,
+        loaded: Any = None,
+    ) -> Hosted | None:  # fmt: skip
         """Hosts a new instance and runs its code up to the first wait."""
-        hosted = self._host(id, key, definition, input, started_us)
+        hosted = self._host(id, key, definition, input, started_us, loaded)
         if hosted is not None:
             hosted.machine.start()
             hosted.after_burst()
         return hosted
 
     def _host(
-        self, id: bytes, key: str | None, definition: Workflow[Any, Any], input: bytes | str, started_us: int
-    ) -> Hosted | None:
+        self, id: bytes, key: str | None, definition: Workflow[Any, Any], input: bytes | str, started_us: int,
+        loaded: Any = None,
+    ) -> Hosted | None:  # fmt: skip
         if id in self.instances or self.fenced:
             return None
         hosted = Hosted(self, id, key, definition)
         self.instances[id] = hosted
         try:
-            args, kwargs = definition.signature.load_input(input)
+            args, kwargs = loaded if loaded is not None else definition.signature.load_input(input)
         except PgDurableError as error:
             error.message = f"{hosted.label}: {error.message}"
             hosted.machine = AsyncMachine(hosted.label, str(definition), id, started_us, _nothing)
@@ -141,7 +151,7 @@ class Host:
     def _machine(
         self, hosted: Hosted, definition: Workflow[Any, Any], args: Any, kwargs: Any, started_us: int
     ) -> Machine:
-        title = f"workflow {definition.name} v{definition.version}"
+        title = definition.title
         if definition.is_async:
             return AsyncMachine(hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs))
         return ThreadMachine(

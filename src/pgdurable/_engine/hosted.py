@@ -24,6 +24,19 @@ __all__ = ["Hosted"]
 logger = logging.getLogger("pgdurable.engine")
 
 
+class Label:
+    """How messages name an instance: a text made when it is asked for, which is seldom."""
+
+    __slots__ = ("id", "key")
+
+    def __init__(self, id: bytes, key: str | None) -> None:
+        self.id = id
+        self.key = key
+
+    def __str__(self) -> str:
+        return f"instance {self.key if self.key is not None else uuid.UUID(bytes=self.id)}"
+
+
 class Hosted:
     """See the head of this file.
 
@@ -70,9 +83,9 @@ class Hosted:
         return uuid.UUID(bytes=self.id)
 
     @property
-    def label(self) -> str:
+    def label(self) -> Label:
         """How messages name it."""
-        return f"instance {self.key if self.key is not None else self.uuid}"
+        return Label(self.id, self.key)
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -112,6 +125,24 @@ class Hosted:
             host.flusher.add_history(
                 self.id, event_id, seq, None, elapsed_ms, None, kind, name, payload, error, tag, event_seq
             )
+        host.kick()
+        return event_id
+
+    def record_step(self, run: StepRun, payload: bytes | None, error: bytes | None, elapsed_ms: float) -> int:
+        """`record` for the end of a step, which comes so often that it has a way of its own."""
+        command = run.command
+        if self.holder is not None:
+            return self.record(
+                "step", run, run, seq=command.seq, payload=payload, error=error, elapsed_ms=elapsed_ms
+            )  # fmt: skip
+        event_id = self.next_event
+        self.next_event = event_id + 1
+        self.unacked += 1
+        host = self.host
+        host.flusher.add_history(
+            self.id, event_id, command.seq, command.fingerprint, elapsed_ms, run.attempt, "step", command.name,
+            payload, error, run, -1,
+        )  # fmt: skip
         host.kick()
         return event_id
 

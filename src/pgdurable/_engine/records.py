@@ -25,7 +25,7 @@ logger = logging.getLogger("pgdurable.engine")
 class StartRecord:
     """The journal's tag for a new instance: acknowledged after its commit, and then run."""
 
-    __slots__ = ("args", "definition", "future", "host", "id", "input", "kwargs", "owned", "queue")
+    __slots__ = ("definition", "future", "host", "id", "input", "loaded", "owned", "queue")
 
     def __init__(
         self, host: Host, id: bytes, definition: Workflow[Any, Any] | None, input: bytes, queue: str, future: Any
@@ -37,6 +37,7 @@ class StartRecord:
         self.queue = queue
         self.future = future
         self.owned = False
+        self.loaded: Any = None
 
     def committed(self, at_us: int) -> None:
         if probes.armed:
@@ -45,7 +46,7 @@ class StartRecord:
         if self.future is not None and not self.future.done():
             self.future.set_result(at_us)
         if self.owned and self.definition is not None:
-            self.host.begin(self.id, None, self.definition, self.input, at_us)
+            self.host.begin(self.id, None, self.definition, self.input, at_us, self.loaded)
 
     def refused(self, error: PgDurableError) -> None:
         self.host.starting -= 1

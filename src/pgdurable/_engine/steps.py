@@ -186,9 +186,7 @@ class StepRun:
         except CodecError as refused:
             self.failed(self._bad_result(refused))
             return
-        self.event_id = hosted.record(
-            "step", self, self, seq=command.seq, payload=payload, elapsed_ms=(perf_counter() - self.started) * 1e3
-        )
+        self.event_id = hosted.record_step(self, payload, None, (perf_counter() - self.started) * 1e3)
         if probes.armed:
             probes.reach("step.recorded")
 
@@ -213,7 +211,7 @@ class StepRun:
         if wait is None:
             self.value = None
             self.error = decode_error(data, step=command.name or "", attempt=self.attempt)
-            self.event_id = hosted.record("step", self, self, seq=command.seq, error=data, elapsed_ms=elapsed)
+            self.event_id = hosted.record_step(self, None, data, elapsed)
         else:
             record = AttemptRecord(self, wait)
             hosted.record(

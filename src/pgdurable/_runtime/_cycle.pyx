@@ -162,8 +162,6 @@ cdef class Cycle:
 
     def __cinit__(self, *args, **options):
         self._ready = []
-        self.finalizer = Finalizer.__new__(Finalizer)
-        self.finalizer.loop = self
 
     def call_soon(self, callback, *args, context=None):
         """Runs the callback later in this burst."""
@@ -198,6 +196,10 @@ cdef class Cycle:
             self.at = 0
             self.leave()
 
+    def end(self):
+        """Lets go of what refers back to this loop, so that it goes without the garbage collector."""
+        self.finalizer = None
+
     def clear_ready(self):
         """Forgets what is ready and has not run."""
         del self._ready[self.at:]
@@ -215,6 +217,9 @@ cdef class Cycle:
             Py_INCREF(outer)
             self.outer_loop = <PyObject *> outer
             _set_running_loop(self)
+        if self.finalizer is None:
+            self.finalizer = Finalizer.__new__(Finalizer)
+            self.finalizer.loop = self
         self.outer_first = <PyObject *> BEGUN
         self.outer_last = <PyObject *> self.finalizer
         Py_XINCREF(self.outer_first)

@@ -35,7 +35,7 @@ __all__ = ["AsyncMachine", "DeterministicLoop", "refuse"]
 logger = logging.getLogger("pgdurable.workflow")
 
 
-def refuse(what: str, label: str) -> NoReturn:
+def refuse(what: str, label: object) -> NoReturn:
     """Raises the error that real I/O on a workflow's loop gets."""
     raise WorkflowIoError(
         f"{label}: workflow code called {what}",
@@ -224,6 +224,10 @@ DeterministicLoop.__abstractmethods__ = frozenset()  # type: ignore[attr-defined
 order_as_completed(DeterministicLoop)
 
 
+def _begun() -> NoReturn:
+    raise RuntimeError("the workflow has begun")
+
+
 class AsyncMachine(Machine):
     """Runs an `async def` workflow.
 
@@ -233,7 +237,7 @@ class AsyncMachine(Machine):
 
     def __init__(
         self,
-        label: str,
+        label: object,
         workflow: str,
         seed: bytes,
         started_us: int,
@@ -241,7 +245,8 @@ class AsyncMachine(Machine):
     ) -> None:
         super().__init__(label, workflow, seed, started_us)
         self.tasks: set[Task[Any]] = set()
-        self.loop: DeterministicLoop = cast(Any, DeterministicLoop)(self)
+        # None once dropped. The loop goes on knowing the machine, for what asyncio may still tell it.
+        self.loop: DeterministicLoop | None = cast(Any, DeterministicLoop)(self)
         self._body = body
         self._main: Task[Any] | None = None
 
@@ -256,22 +261,28 @@ class AsyncMachine(Machine):
         except Exception as error:
             self.outcome = ("failed", error)
             return
+        finally:
+            self._body = _begun
+        assert self.loop is not None
         self._main = OrderedTask(self.loop._next_hash, coro, loop=self.loop, name="Task-0")
 
     def new_future(self) -> Future[Any]:
         return Future(loop=self.loop)
 
     def burst(self) -> None:
+        loop = self.loop
+        if loop is None:
+            return
         if swap_current_task:
             outer = _get_running_loop()
             outer_task = swap_current_task(outer, None) if outer else None
             try:
-                self.loop.run_ready()
+                loop.run_ready()
             finally:
                 if outer_task is not None:
                     swap_current_task(outer, outer_task)
         else:
-            self.loop.run_ready()
+            loop.run_ready()
         main = self._main
         if main is not None and self.outcome is None and main.done():
             if main.cancelled():
@@ -285,22 +296,25 @@ class AsyncMachine(Machine):
         super().drop()
         self.pending.clear()
         loop = self.loop
+        if loop is None:
+            return
         main = self._main
         if main is not None and not main.done():
             self.tasks.add(main)
         loop.clear_ready()
         if self.tasks or loop._generators is not None:
-            loop._ready.append(Handle(self._unwind, (), contextvars.Context()))
+            loop._ready.append(Handle(self._unwind, (loop,), contextvars.Context()))
             self.burst()
-        self._main = None
+        self._main = self.loop = None
+        loop.end()
 
-    def _unwind(self) -> None:
+    def _unwind(self, loop: DeterministicLoop) -> None:
         while self.tasks:  # code on its way out may add some; those never begin
             task = self.tasks.pop()
             if not task.done():
                 task._log_destroy_pending = False  # type: ignore[attr-defined]
                 # `finally` blocks run now, and any command they issue raises InstanceDropped.
                 unwind(cast(Any, task.get_coro()), self.label)
-        if self.loop._generators is not None:
-            self.loop._generators.close_all()
-        self.loop.clear_ready()
+        if loop._generators is not None:
+            loop._generators.close_all()
+        loop.clear_ready()

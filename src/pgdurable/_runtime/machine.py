@@ -97,13 +97,13 @@ class Machine:
     """What both kinds of machine share. The owner calls; nothing here blocks or looks at a clock.
 
     Args:
-        label: how messages name the instance.
+        label: how messages name the instance; its text is asked for when there is one.
         workflow: name and version, for messages.
         seed: the instance's 16 bytes, which seed `random()` and `uuid4()`.
         started_us: database time of the instance's start, in microseconds since 1970.
     """
 
-    def __init__(self, label: str, workflow: str, seed: bytes, started_us: int) -> None:
+    def __init__(self, label: object, workflow: str, seed: bytes, started_us: int) -> None:
         self.label = label
         self.workflow = workflow
         self.seed = seed

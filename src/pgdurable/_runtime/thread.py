@@ -57,7 +57,7 @@ class ThreadMachine(Machine):
 
     def __init__(
         self,
-        label: str,
+        label: object,
         workflow: str,
         seed: bytes,
         started_us: int,

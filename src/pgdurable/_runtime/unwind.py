@@ -19,7 +19,7 @@ logger = logging.getLogger("pgdurable.workflow")
 MOST_THROWS = 1000
 
 
-def unwind(coro: Coroutine[Any, Any, Any], label: str) -> None:
+def unwind(coro: Coroutine[Any, Any, Any], label: object) -> None:
     """Raises InstanceDropped in the coroutine, and again at whatever it awaits on its way out, until it has ended."""
     for _ in range(MOST_THROWS):
         try:

@@ -1,0 +1,13 @@
+# C types of journal.py, which Cython compiles as it is.
+
+cdef class Journal:
+    cdef public object flusher, clock
+    cdef public bint _kicked, _fenced, _closed, _writing, _delivering
+    cdef public object _loop
+    cdef public double _sent, _pause_until, _backoff
+    cdef public int _fd
+    cdef dict __dict__
+    cdef object __weakref__
+
+    cpdef kick(self)
+    cpdef _hand_out(self)
