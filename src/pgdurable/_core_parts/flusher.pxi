@@ -9,7 +9,8 @@ cdef class Flusher:
 
     Args:
         statements: texts of sql/queries/flush.sql by name, for one schema.
-        copy_from: history or instance rows from which on a batch goes by COPY rather than as one pipeline.
+        copy_from: history or instance rows from which on a batch goes by COPY rather than as one pipeline; over a
+            network later, where COPY has to pay for its further round trips. 1: always.
     """
 
     cdef Flight flight
@@ -216,7 +217,7 @@ cdef class Flusher:
             return True
         if rows < self.copy_from:
             return False
-        if self.flight.wire.round_trip_ns < NEAR_NS:
+        if self.flight.wire.round_trip_ns < NEAR_NS or self.copy_from <= 1:
             return True
         # A pipeline is one round trip. COPY waits for the server's permission, for each table, and before the rest.
         trips = (batch.counts[OP_HISTORY] > 0) + (batch.counts[OP_INSTANCE] > 0)
