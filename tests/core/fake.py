@@ -160,8 +160,8 @@ def sent(flusher: Flusher, batch: Any) -> Any:
     try:
         flusher.send(batch)
         while True:
-            readable, _, _ = select.select([flusher.fileno], [], [], PATIENCE_S)
-            assert readable, "it hangs"
+            writing = [flusher.fileno] if flusher.wants_write else []
+            assert any(select.select([flusher.fileno], writing, [], PATIENCE_S)), "it hangs"
             found = flusher.ready()
             if found is not None:
                 flusher.notified()
