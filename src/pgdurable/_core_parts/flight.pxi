@@ -38,7 +38,7 @@ cdef class Flight:
     cdef int copy_stage
     cdef Py_ssize_t copied
     cdef Py_ssize_t to_copy
-    cdef int n_expected, n_results, n_tuples, n_reads, n_copy_in, n_to_copy, n_nulls
+    cdef int n_expected, n_results, n_tuples, rows_expected, n_copy_in, n_to_copy, n_nulls
     cdef int64_t at_us
     cdef tuple error
     cdef dict times_read
@@ -88,7 +88,7 @@ cdef class Flight:
         self.at_us = 0
         self.times_read = {}
         self.n_expected = self.n_results = self.n_tuples = self.n_nulls = 0
-        self.n_reads = self.n_copy_in = self.n_to_copy = 0
+        self.rows_expected = self.n_copy_in = self.n_to_copy = 0
         if by_copy:
             ok = self.send_copy(batch)
         else:
@@ -100,6 +100,11 @@ cdef class Flight:
     cdef bint execute(self, const char *statement, int n):
         self.n_expected += 1
         return self.wire.execute(statement, self.columns, n)
+
+    cdef bint read(self, const char *statement, int n):
+        """As execute, for a statement that gives rows."""
+        self.rows_expected |= 1 << self.n_expected
+        return self.execute(statement, n)
 
     cdef bint send_pipeline(self, Batch batch) except -1:
         cdef bint again = batch.again
@@ -117,25 +122,21 @@ cdef class Flight:
             self.columns.set_rows(batch, OP_INSTANCE, INSTANCE_COLUMNS, INSTANCE_TYPES, 0)
             if not self.execute(b"pgd_insert_instances_again" if again else b"pgd_insert_instances", INSTANCE_COLUMNS):
                 return False
-            if again:
-                self.n_reads += 1
-                if not self.execute(b"pgd_read_instances", 1):
-                    return False
+            if again and not self.read(b"pgd_read_instances", 1):
+                return False
         if batch.counts[OP_HISTORY]:
             self.columns.set_rows(batch, OP_HISTORY, HISTORY_COLUMNS, HISTORY_TYPES, 0)
             if not self.execute(b"pgd_insert_history_again" if again else b"pgd_insert_history", HISTORY_COLUMNS):
                 return False
-            if again:
-                self.n_reads += 1
-                if not self.execute(b"pgd_read_history", 2):
-                    return False
+            if again and not self.read(b"pgd_read_history", 2):
+                return False
         return self.send_rest(batch) and PQpipelineSync(self.wire.conn) == 1
 
     cdef bint send_fence(self) except -1:
         if not self.fenced:
-            return self.execute(b"pgd_now", 0)
+            return self.read(b"pgd_now", 0)
         self.columns.set_worker(self.worker)
-        return self.execute(b"pgd_fence", 1)
+        return self.read(b"pgd_fence", 1)
 
     cdef bint send_rest(self, Batch batch) except -1:
         """Releases and consumed events."""
@@ -160,6 +161,7 @@ cdef class Flight:
         if self.in_transaction:
             text = b"begin; " + text
             self.n_expected += 1
+        self.rows_expected = 2 if self.in_transaction else 1
         self.copy_stage = OP_HISTORY
         if batch.counts[OP_INSTANCE]:
             self.copy_stage = OP_INSTANCE
@@ -201,7 +203,7 @@ cdef class Flight:
 
     cdef bint send_tail(self) except -1:
         self.mode = TAIL
-        self.n_expected = self.n_results = 0
+        self.n_expected = self.n_results = self.rows_expected = 0
         if not PQenterPipelineMode(self.wire.conn) or not self.send_rest(self.batch):
             return False
         self.columns.forget()
@@ -249,8 +251,12 @@ cdef class Flight:
     cdef bint take_result(self, const PGresult *res) except -1:
         """Whether the batch is done."""
         cdef ExecStatusType status = PQresultStatus(res)
-        if status == PGRES_TUPLES_OK or status == PGRES_COMMAND_OK:
+        if (status == PGRES_TUPLES_OK or status == PGRES_COMMAND_OK) and self.mode != UNDOING:
+            if (self.rows_expected >> self.n_results & 1) != (status == PGRES_TUPLES_OK):
+                raise nonsense("rows where there should be none, or none where there should be")
             self.n_results += 1
+            if self.n_results > self.n_expected:
+                raise nonsense("more results than statements")
             if status == PGRES_TUPLES_OK:
                 self.take_rows(res)
         elif status == PGRES_PIPELINE_SYNC:
@@ -265,7 +271,8 @@ cdef class Flight:
             self.begin_rows()
         elif status == PGRES_FATAL_ERROR:
             self.take_error(res)
-        elif status != PGRES_PIPELINE_ABORTED or self.error is None:
+        elif (status != PGRES_PIPELINE_ABORTED or self.error is None) and \
+                (status != PGRES_COMMAND_OK or self.mode != UNDOING):
             raise nonsense(f"a result of kind {<int> status}")
         return False
 
@@ -325,7 +332,7 @@ cdef class Flight:
 
     cdef int check_answered(self) except -1:
         """Every statement has had its answer: only then is a commit believed."""
-        if self.n_results != self.n_expected or self.n_tuples != 1 + self.n_reads or self.n_copy_in != self.n_to_copy:
+        if self.n_results != self.n_expected or self.n_copy_in != self.n_to_copy:
             raise nonsense(f"{self.n_results} results of {self.n_expected} statements")
         return 0
 
