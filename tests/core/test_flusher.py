@@ -76,8 +76,8 @@ class House:
 def house(dsn: str, schema: str) -> Iterator[House]:
     house = House(dsn, schema)
     yield house
-    for flusher in house.flushers:
-        flusher.close()
+    while house.flushers:
+        house.flushers.pop().close()
     house.conn.close()
 
 
@@ -144,8 +144,8 @@ def shared(dsn: str) -> Iterator[House]:
     schema = f"test_{uuid.uuid4().hex[:12]}"
     house = House(dsn, schema)
     yield house
-    for flusher in house.flushers:
-        flusher.close()
+    while house.flushers:
+        house.flushers.pop().close()
     house.rows("drop schema @ cascade")
     house.conn.close()
 
