@@ -1,6 +1,7 @@
 """Types of the crew that runs steps. What each call does is told in `_crew.pyx`."""
 
 from asyncio import AbstractEventLoop
+from collections.abc import Callable
 from typing import Any, Protocol, final
 
 class _Run(Protocol):
@@ -14,7 +15,7 @@ class _Run(Protocol):
 
 @final
 class Crew:
-    def __init__(self, loop: AbstractEventLoop) -> None: ...
+    def __init__(self, loop: AbstractEventLoop, after: Callable[[], None] | None = None) -> None: ...
     def add(self, run: _Run) -> None: ...
 
 # A room inside, of no use from elsewhere.

@@ -52,14 +52,20 @@ async def _awaited(awaitable):
 
 @cython.final
 cdef class Crew:
-    """The steps that are to begin on one event loop, in order."""
+    """The steps that are to begin on one event loop, in order.
+
+    Args:
+        after: called when as many were begun as there were, or the last one waits.
+    """
 
     cdef object loop
     cdef object queue
+    cdef object after
     cdef Leader leader
 
-    def __init__(self, loop):
+    def __init__(self, loop, after=None):
         self.loop = loop
+        self.after = after
         self.queue = deque()
 
     def add(self, run):
@@ -85,6 +91,8 @@ cdef class Crew:
             self.leader = None
             if self.queue:
                 self.appoint()
+            elif self.after is not None:
+                self.after()
         return 0
 
 

@@ -62,7 +62,7 @@ class Host:
         self.payload_limit = payload_limit
         self.park_after = park_after
         self.loop = asyncio.get_running_loop()
-        self.crew = Crew(self.loop)
+        self.crew = Crew(self.loop, journal.pump_now)
         self._quiet: asyncio.Future[None] | None = None
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pgdurable-step")
         self.transactions: Transactions = None  # type: ignore[assignment]

@@ -105,9 +105,14 @@ class Journal:
 
     def kick(self) -> None:
         """Sends what was added, once this turn of the event loop has added all it will."""
-        if not self._kicked:
+        if not self._kicked and self.flusher.idle:  # else the answer that is awaited, or the reconnection, sends it
             self._kicked = True
             self._loop.call_soon(self._pump)
+
+    def pump_now(self) -> None:
+        """Sends what was added without waiting for this turn's end: nobody is about to add more."""
+        if self._kicked:
+            self._pump()
 
     @property
     def empty(self) -> bool:
