@@ -181,7 +181,7 @@ async def main(dsn: str, schema: str, options: dict[str, Any]) -> None:
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
     async with pgd.Engine(dsn, schema=schema, workflows=WORKFLOWS, **options) as engine:
         commands = Commands(engine)
-        print(json.dumps({"worker": engine._membership.worker}), flush=True)
+        print(json.dumps({"worker": engine._worker.membership.worker}), flush=True)
         while line := await asked.readline():
             request = json.loads(line)
             answer = await getattr(commands, request.pop("do"))(**request)

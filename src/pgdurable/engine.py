@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
 from collections.abc import Awaitable, Iterable
 from datetime import timedelta
@@ -12,33 +11,20 @@ from typing import Any
 
 import psycopg
 
-from pgdurable._core import add_audit_hook
-from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.bulk import batches
-from pgdurable._engine.clock import DatabaseClock
-from pgdurable._engine.connections import close_pool, connect_failed, make_pool, resolve_dsn
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key, new_id
-from pgdurable._engine.journal import Journal
-from pgdurable._engine.membership import Membership
-from pgdurable._engine.metrics import Metrics, gather
-from pgdurable._engine.poller import Poller
-from pgdurable._engine.records import StartRecord
-from pgdurable._engine.starts import BulkStart, KeyedStarts, never_told
-from pgdurable._engine.step_connection import AsyncStepConnection
-from pgdurable._engine.tasks import end_tasks, within
-from pgdurable._engine.transactions import Transactions
-from pgdurable._runtime.guard import install_guard
+from pgdurable._engine.inputs import Input, split_argument
+from pgdurable._engine.metrics import Metrics
+from pgdurable._engine.starts import BulkStart
+from pgdurable._engine.worker import Settings, Worker
 from pgdurable._store import migrations
-from pgdurable._store.sql import named_queries
-from pgdurable.client import PAYLOAD_LIMIT, Client, Handle, bind_and_load, bind_input, split_argument
+from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import seconds
 from pgdurable.workflow import Registry, Workflow, registry
 
 __all__ = ["Engine"]
-
-logger = logging.getLogger("pgdurable.engine")
 
 MAX_BACKLOG = 20_000
 
@@ -68,6 +54,8 @@ class Engine(Client):
         guard: refuse real I/O and blocking sleeps in workflow code (a Python audit hook). Default on.
     """
 
+    _application = "pgdurable engine"
+
     def __init__(
         self,
         dsn: str | None = None,
@@ -86,26 +74,24 @@ class Engine(Client):
         park_after: float | timedelta = 5.0,
         guard: bool = True,
     ) -> None:
-        super().__init__(dsn, schema=schema, payload_limit=payload_limit)
-        self._dsn = resolve_dsn(dsn, application="pgdurable engine")
-        self._registry = registry if workflows is None else Registry(workflows)
-        self._migrate = migrate
-        self._name_ = name
-        self._lease = seconds(lease) or 10.0
-        self._poll_interval = seconds(poll_interval) or 1.0
-        self._max_instances = max_instances
         if max_backlog < 1:
             raise ValueError(f"max_backlog is at least 1, found {max_backlog}")
-        self._max_backlog = max_backlog
-        self._max_threads = max_threads
-        self._max_transactions = max_connections
-        self._park_after = seconds(park_after) or 0.0
-        self._guard = guard
-        self._host: Host | None = None
-        self._worker_pool: Any = None
-        self._transaction_pool: Any = None
-        self._tasks: list[asyncio.Task[None]] = []
-        self._rejoining: asyncio.Task[None] | None = None
+        super().__init__(dsn, schema=schema, payload_limit=payload_limit)
+        self._registry = registry if workflows is None else Registry(workflows)
+        self._migrate = migrate
+        self._settings = Settings(
+            name=name,
+            lease=seconds(lease) or 10.0,
+            poll_interval=seconds(poll_interval) or 1.0,
+            max_instances=max_instances,
+            max_backlog=max_backlog,
+            max_threads=max_threads,
+            max_transactions=max_connections,
+            payload_limit=payload_limit,
+            park_after=seconds(park_after) or 0.0,
+            guard=guard,
+        )
+        self._worker: Worker | None = None
         self._stopped: asyncio.Future[None] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
@@ -121,84 +107,18 @@ class Engine(Client):
 
     async def open(self) -> None:
         """Connects, checks the schema, joins the workers and begins to run. Raises ConnectionFailed, SchemaError."""
-        self._check_process()
-        if self._host is not None:
+        self._database.check_process()
+        if self._worker is not None:
             return
-        loop = asyncio.get_running_loop()
         if self._migrate:
-            await loop.run_in_executor(None, migrations.migrate, self._dsn, self.schema)
+            loop = asyncio.get_running_loop()
+            await loop.run_in_executor(None, migrations.migrate, self._database.dsn, self.schema)
         await super().open()
         try:
-            await self._join()
+            self._worker = await Worker.join(self._database, self._registry, self._settings, self._outcomes)
         except BaseException:
-            for pool in (self._worker_pool, self._transaction_pool):
-                if pool is not None:
-                    await close_pool(pool)
             await super().close()
             raise
-
-    async def _join(self) -> None:
-        if self._guard:
-            install_guard(add_audit_hook)
-        # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
-        pool = await make_pool(self._dsn, max_size=3)
-        self._worker_pool = pool
-        self._transaction_pool = await make_pool(
-            self._dsn, max_size=self._max_transactions, connection_class=AsyncStepConnection
-        )
-        known = Registry(self._registry)
-        journal = Journal(
-            self._dsn, named_queries("flush", self.schema),
-            on_fenced=self._fenced, on_notice=self._notice, clock=DatabaseClock(),
-        )  # fmt: skip
-        host = Host(
-            journal, known, payload_limit=self.payload_limit, threads=self._max_threads, park_after=self._park_after
-        )
-        self._journal = journal
-        host.transactions = Transactions(host, self._transaction_pool, self._dsn, self.schema, self._max_transactions)
-        self._membership = Membership(
-            pool, self.schema, lease=self._lease, name=self._name_, on_fenced=self._fenced,
-            on_orphans=lambda: self._poller.hint(),
-        )  # fmt: skip
-        self._gate = gate = Gate(self._load, self._max_backlog, MOST_BYTES)
-        journal.on_answer = gate.open_up
-        self._poller = Poller(host, pool, self.schema, room=self._room, gate=gate, interval=self._poll_interval)
-        self._keyed = KeyedStarts(host, self._pool, self.schema, self._max_backlog)
-        host.on_outcome = self._tell_outcome
-        host.on_fenced = self._fenced
-        host.on_parked = self._poller.hint_at
-        await self._register(known)
-        await self._enter(host)
-        self._host = host
-        loop = asyncio.get_running_loop()
-        self._tasks = [
-            loop.create_task(self._poller.run()),
-            loop.create_task(self._membership.keep(self.metrics)),
-            loop.create_task(self._sweep()),
-        ]
-
-    async def _register(self, known: Registry) -> None:
-        definitions = list(known)
-        if not definitions:
-            return
-        try:
-            async with self._pool.connection() as conn:
-                await conn.execute(
-                    named_queries("worker", self.schema)["register_workflows"],
-                    ([d.name for d in definitions], [d.version for d in definitions], ["{}"] * len(definitions)),
-                )
-        except psycopg.Error as error:
-            raise connect_failed(self._dsn, error) from None
-
-    async def _enter(self, host: Host) -> None:
-        """A new incarnation: joins the workers and opens the journal under it."""
-        definitions = list(host.registry)
-        try:
-            host.worker = await self._membership.join([{"name": d.name, "version": d.version} for d in definitions])
-            await self._journal.open(host.worker, self._membership.session_setup())
-            host.clock.learn(*await self._membership.time())
-        except (psycopg.Error, ConnectionError) as error:
-            raise connect_failed(self._dsn, error) from None
 
     async def close(self) -> None:
         """Stops: running steps finish and are checkpointed, the rest is free for other workers at once."""
@@ -212,111 +132,19 @@ class Engine(Client):
             drain: seconds (or timedelta) running steps get to finish; what is not done then runs again elsewhere.
                 None: as long as they take.
         """
-        host = self._host
-        if host is None or self._foreign:
+        worker = self._worker
+        if worker is None or self._database.foreign:
             return
-        loop = asyncio.get_running_loop()
         if self._stopped is not None:
             await asyncio.shield(self._stopped)
             return
-        self._stopped = loop.create_future()
+        self._stopped = asyncio.get_running_loop().create_future()
         try:
-            host.draining = True
-            self._gate.close(self._closed)
-            self._keyed.gate.close(self._closed)
-            await self._drain(host, seconds(drain))
+            await worker.stop(seconds(drain), self._closed)
         finally:
-            await self._keyed.close()
-            await end_tasks(*self._tasks, self._rejoining)
-            for tag in await self._journal.discard():
-                if isinstance(tag, StartRecord):
-                    tag.refused(never_told())
-            left = host.drop_everything()
-            if left:
-                await asyncio.wait(left, timeout=5.0)  # transactions roll back
-            await self._journal.close()
-            await host.transactions.close()
-            await close_pool(self._transaction_pool)
-            try:
-                if not host.fenced:
-                    # A server that is away is not waited for: the lease runs out by itself.
-                    await within(5.0 if self._journal.trouble is None else 0.2, self._membership.leave())
-            except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as error:
-                logger.warning("could not sign off from the server (%s); the lease will run out", error)
-            await close_pool(self._worker_pool)
-            host.threads.shutdown(wait=False, cancel_futures=True)
-            self._host = None
+            self._worker = None
             stopped, self._stopped = self._stopped, None
             stopped.set_result(None)
-
-    async def _drain(self, host: Host, longest: float | None) -> None:
-        loop = asyncio.get_running_loop()
-        end = None if longest is None else loop.time() + longest
-        try:
-            await within(None if longest is None else max(longest, 0.001), host.quiet())
-        except asyncio.TimeoutError:
-            logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
-        try:
-            await within(None if end is None else max(end - loop.time(), 1.0), self._journal.drain())
-        except asyncio.TimeoutError:
-            logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
-
-    async def _sweep(self) -> None:
-        """Now and then: deadlines of flushes, parking of the idle."""
-        while True:
-            await asyncio.sleep(0.5)
-            self._journal.check_deadline()
-            if self._host is not None:
-                self._host.park_idle()
-
-    # -- losing and regaining the lease ----------------------------------------------------------------------------
-
-    def _fenced(self) -> None:
-        host = self._host
-        if host is None or host.fenced:
-            return
-        host.fenced = True
-        logger.warning("worker %s was taken over; it drops what it held and joins anew", host.worker)
-        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin(host))
-
-    async def _rejoin(self, host: Host) -> None:
-        host.drop_everything()
-        tags = await self._journal.discard()
-        wait = 0.05
-        while True:
-            try:
-                await self._enter(host)
-                break
-            except (PgDurableError, psycopg.Error) as error:
-                logger.debug("cannot join yet: %s", error)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, 1.0)
-        host.fenced = False
-        for tag in tags:
-            # A start nobody has been told of: it may have been committed, so it is sent in its idempotent form.
-            if isinstance(tag, StartRecord):
-                host.start_unowned_again(tag)
-        self._journal.resend_all()
-        self._gate.open_up()
-        self._rejoining = None
-        self._poller.hint()
-
-    def _load(self) -> tuple[int, int]:
-        """Transitions and bytes the server is behind with. A start counts until its caller has been told."""
-        transitions, nbytes = self._journal.load
-        host = self._host
-        return transitions if host is None else max(transitions, host.starting), nbytes
-
-    async def _admit(self) -> None:
-        if self._host is not None and self._gate.full():
-            await self._gate.enter()
-
-    def _notice(self, payloads: set[str]) -> None:
-        self._poller.hint()
-
-    def _room(self) -> int:
-        host = self._host
-        return 0 if host is None else self._max_instances - len(host.instances) - host.starting
 
     # -- starting ------------------------------------------------------------------------------------------------
 
@@ -338,83 +166,83 @@ class Engine(Client):
         Arguments and errors: as `Client.start`. Without `connection`, `delay`, `priority`, `labels` and a workflow
         foreign to this engine, the start shares its commit with whatever else the engine has to write.
         """
-        host = self._running()
-        definition = self._mine(workflow, version)
+        worker = self._running()
+        host = worker.host
+        definition = _known(host, workflow, version)
         if definition is None or connection is not None or delay or priority or labels:
             return await super().start(
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, connection=connection,
             )  # fmt: skip
-        data, loaded = bind_and_load(definition, args, kwargs, self.payload_limit)
-        type = definition.signature.returns
+        signature = definition.signature
+        data = signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+        loaded = signature.load_input(data)
         if id is not None:
-            instance = await self._keyed.start(check_key(id), definition, data, queue, owned=self._room() > 0)
-            return Handle(self, instance, id, type)
-        if self._gate.full(len(data)):
-            await self._gate.enter(len(data))
+            instance = await worker.keyed.start(check_key(id), definition, data, queue, owned=worker.room() > 0)
+            return Handle(self, instance, id, signature.returns)
+        if worker.gate.full(len(data)):
+            await worker.gate.enter(len(data))
             self._running()
         instance_id = new_id()
         future: asyncio.Future[int] = host.loop.create_future()
-        host.start(instance_id, definition, data, queue, future, self._room() > 0, loaded)
+        host.start(instance_id, definition, data, queue, future, worker.room() > 0, loaded)
         await future
-        return Handle(self, instance_id, None, type)
+        return Handle(self, instance_id, None, signature.returns)
 
     def _start_here_many(
         self, workflow: Any, arguments: Any, version: str | None, queue: str
     ) -> Awaitable[bytearray] | None:
-        definition = self._mine(workflow, version)
-        return None if definition is None else self._start_each(self._running(), definition, arguments, queue)
+        worker = self._running()
+        definition = _known(worker.host, workflow, version)
+        return None if definition is None else self._start_each(worker, definition, arguments, queue)
 
-    async def _start_each(self, host: Host, definition: Workflow[Any, Any], arguments: Any, queue: str) -> bytearray:
+    async def _start_each(
+        self, worker: Worker, definition: Workflow[Any, Any], arguments: Any, queue: str
+    ) -> bytearray:
         """As many as there is room for run here from the start; the others wait for whichever worker has room."""
+        host, gate = worker.host, worker.gate
         bulk = BulkStart(host.loop)
         ids = bytearray()
+        input = Input(definition, self.payload_limit)
         async for batch in batches(arguments):
             for argument in batch:
-                args, kwargs = split_argument(argument)
-                data = bind_input(definition, args, kwargs, self.payload_limit)
-                if self._gate.full(len(data)):
-                    await self._gate.enter(len(data))
+                data = input.encode(*split_argument(argument))
+                if gate.full(len(data)):
+                    await gate.enter(len(data))
                     self._running()
                 instance_id = new_id()
                 bulk.add()
-                host.start(instance_id, definition, data, queue, bulk, owned=self._room() > 0)
+                host.start(instance_id, definition, data, queue, bulk, owned=worker.room() > 0)
                 ids += instance_id
         await bulk.wait()
-        self._poller.hint()
+        worker.poller.hint()
         return ids
 
-    def _mine(self, workflow: str | Workflow[Any, Any], version: str | None) -> Workflow[Any, Any] | None:
-        host = self._running()
-        try:
-            if isinstance(workflow, Workflow):
-                found = host.registry.get(workflow.name, version or workflow.version)
-                return found if found is workflow else None
-            return host.registry.get(workflow, version)
-        except UnknownWorkflow:
-            return None
+    async def _admit(self) -> None:
+        if self._worker is not None and self._worker.gate.full():
+            await self._worker.gate.enter()
 
-    def _running(self) -> Host:
-        self._check_process()
-        if self._host is None or self._host.draining:
+    def _running(self) -> Worker:
+        self._database.check_process()
+        worker = self._worker
+        if worker is None or worker.host.draining:
             raise self._closed()
-        return self._host
+        return worker
 
     def _closed(self) -> PgDurableError:
         return PgDurableError(
-            "this Engine is not open" if self._host is None else "this Engine is stopping",
+            "this Engine is not open" if self._worker is None else "this Engine is stopping",
             hint="Use it as `async with Engine(...) as engine`, or await engine.open().",
         )
 
     def _runs_here(self, id: bytes) -> bool:
-        return self._host is not None and id in self._host.instances
+        return self._worker is not None and id in self._worker.host.instances
 
     # -- looking -------------------------------------------------------------------------------------------------
 
     def running_steps(self) -> list[dict[str, Any]]:
         """Every step that runs here now, as dicts with `id` (of the instance), `step`, `attempt` and `seconds`."""
-        host = self._host
-        if host is None:
+        if self._worker is None:
             return []
         now = time.perf_counter()
         return [
@@ -424,7 +252,7 @@ class Engine(Client):
                 "attempt": run.attempt,
                 "seconds": now - run.started,
             }
-            for hosted in host.instances.values()
+            for hosted in self._worker.host.instances.values()
             for run in hosted.steps.values()
             if run.task is not None
         ]
@@ -439,7 +267,16 @@ class Engine(Client):
         history_rows, bytes, p50_ms, p99_ms, p999_ms (from a transition's being recorded to its commit being known),
         polls, reconnects, trouble (what the engine waits for, or None).
         """
-        host = self._running() if self._stopped is None else self._host
-        if host is None:
-            return {}
-        return gather(host, self._journal, (self._gate, self._keyed.gate), self._keyed, self._poller)
+        worker = self._running() if self._stopped is None else self._worker
+        return {} if worker is None else worker.metrics()
+
+
+def _known(host: Host, workflow: str | Workflow[Any, Any], version: str | None) -> Workflow[Any, Any] | None:
+    """The definition that runs here, or None."""
+    try:
+        if isinstance(workflow, Workflow):
+            found = host.registry.get(workflow.name, version or workflow.version)
+            return found if found is workflow else None
+        return host.registry.get(workflow, version)
+    except UnknownWorkflow:
+        return None

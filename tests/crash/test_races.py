@@ -65,7 +65,7 @@ async def rows(engine: pgd.Engine, text: str, *args: Any) -> list[Any]:
 
 async def take_over(engine: pgd.Engine) -> int:
     """Has another worker take this one over and claim all it had; returns that worker's id."""
-    host = engine._host
+    host = engine._worker.host
     assert host is not None
     ((heir,),) = await rows(engine, "select @.join_worker('heir', '[]', '1 hour')")
 
@@ -85,7 +85,7 @@ async def take_over(engine: pgd.Engine) -> int:
 
 async def rejoined(engine: pgd.Engine, old: int) -> None:
     async def again() -> bool:
-        host = engine._host
+        host = engine._worker.host
         return host is not None and host.worker != old and not host.fenced
 
     await until(again, "the worker joins anew")
@@ -126,7 +126,7 @@ async def test_claim_of_a_dead_incarnation_is_not_taken_in(
 ) -> None:
     """Stopped between a claim and its replay, taken over, continued: the instances are the successor's."""
     async with make_engine(dsn, schema) as engine:
-        poller, host = engine._poller, engine._host
+        poller, host = engine._worker.poller, engine._worker.host
         assert host is not None
         took, late = poller._take_in, asyncio.Event()
 
@@ -156,7 +156,7 @@ async def test_claim_of_a_dead_incarnation_is_not_taken_in(
 async def test_outcome_is_not_settled_by_the_next_incarnation(dsn: str, schema: str) -> None:
     """A commit's connection broke, and before anybody could ask for its outcome the worker was taken over."""
     async with make_engine(dsn, schema) as engine:
-        host = engine._host
+        host = engine._worker.host
         assert host is not None
         handle = await engine.start("patient")
         hosted = host.instances[handle.instance_id.bytes]
@@ -182,7 +182,7 @@ async def test_outcome_is_not_settled_by_the_next_incarnation(dsn: str, schema: 
 async def test_claim_whose_answer_was_lost_is_taken_up(dsn: str, schema: str, lost: str) -> None:
     """The connection breaks after the claim's commit: the instance is this worker's, which does not know it."""
     async with make_engine(dsn, schema) as engine:
-        host, poller = engine._host, engine._poller
+        host, poller = engine._worker.host, engine._worker.poller
         assert host is not None
         whole, broken = poller._pool, asyncio.Event()
 

@@ -33,8 +33,9 @@ async def report(engine: pgd.Engine) -> None:
     """Tells under which ids it has worked, and goes on telling."""
     known = None
     while True:
-        worker = engine._membership.worker
-        if worker != known and engine._host is not None and not engine._host.fenced:
+        place = engine._worker
+        worker = known if place is None or place.host.fenced else place.membership.worker
+        if worker != known:
             known = worker
             say(worker=worker)
         await asyncio.sleep(0.02)

@@ -10,6 +10,7 @@ from datetime import timedelta
 import pytest
 
 import pgdurable as pgd
+from pgdurable._engine.connections import resolve_dsn
 
 from .namespace import Namespace, until
 
@@ -182,7 +183,7 @@ async def test_an_engine_opens_again_after_it_was_closed(ns: Namespace) -> None:
 async def test_leaving_an_engine_ends_its_connections(ns: Namespace) -> None:
     count = "select count(*) from pg_stat_activity where application_name = %s"
     name = f"app {ns.schema}"
-    dsn = pgd.client.resolve_dsn(ns.dsn, application=name)
+    dsn = resolve_dsn(ns.dsn, application=name)
     async with pgd.Engine(dsn, schema=ns.schema, workflows=[receipts]) as engine:
         await (await engine.start(receipts, 2)).result(timeout=20)
         assert ns.one(count, name) >= 2

@@ -19,7 +19,7 @@ async def test_signal_of_an_ended_instance_is_dropped(dsn: str, schema: str) -> 
         async with await psycopg.AsyncConnection.connect(dsn, autocommit=True) as conn:
             insert = f"insert into {schema}.events (instance_id, kind, name, payload) values (%s, 'signal', 's', '1')"
             await conn.execute(insert, (handle.instance_id,))
-            engine._poller._tidied = 0.0  # its time has come
+            engine._worker.poller._tidied = 0.0  # its time has come
             while True:
                 cursor = await conn.execute(f"select count(*) from {schema}.events")
                 row = await cursor.fetchone()

@@ -55,7 +55,7 @@ async def test_a_backlog_is_taken_in_completely_and_no_further_than_there_is_roo
     await start(dsn, schema, 100)
     held: list[int] = []
     async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], max_instances=61, park_after=3600) as engine:
-        host = engine._host
+        host = engine._worker.host
         assert host is not None
         resume = host.resume
 
@@ -65,9 +65,9 @@ async def test_a_backlog_is_taken_in_completely_and_no_further_than_there_is_roo
 
         host.resume = counted  # type: ignore[method-assign]
         await until(lambda: len(host.instances) == 61, "as many as there is room for")
-        polls = engine._poller.polls
-        engine._poller.hint()
-        await until(lambda: engine._poller.polls > polls, "one more look")
+        polls = engine._worker.poller.polls
+        engine._worker.poller.hint()
+        await until(lambda: engine._worker.poller.polls > polls, "one more look")
         with psycopg.connect(dsn, autocommit=True) as conn:
             owned = conn.execute(f"select count(*) from {schema}.instances where owner is not null").fetchone()
     assert max(held) == 61
@@ -83,7 +83,7 @@ async def test_events_are_seen_while_a_backlog_is_claimed(dsn: str, schema: str)
             conn.execute(f"select {schema}.signal(%s, 'go', '1')", (id,))
     ended_with_backlog = 0
     async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW]) as engine:
-        host, poller = engine._host, engine._poller
+        host, poller = engine._worker.host, engine._worker.poller
         assert host is not None
         events, in_look = poller._events, 0
 
@@ -107,7 +107,7 @@ async def test_a_fetch_that_fails_while_a_batch_is_replayed_loses_nothing(
     monkeypatch.setattr(poller_module, "_STRAY_AFTER_S", 0.2)
     await start(dsn, schema, 40)
     async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], poll_interval=0.1, park_after=3600) as engine:
-        host, poller = engine._host, engine._poller
+        host, poller = engine._worker.host, engine._worker.poller
         assert host is not None
         load, calls = poller._load, 0
 
@@ -132,7 +132,7 @@ async def test_the_collector_is_held_off_for_a_batch_and_no_longer(
     during: list[bool] = []
     assert gc.isenabled()
     async with pgd.Engine(dsn, schema=schema, workflows=[workflow], park_after=3600) as engine:
-        host = engine._host
+        host = engine._worker.host
         assert host is not None
         resume = host.resume
 
@@ -177,7 +177,7 @@ async def test_events_of_those_here_are_looked_for_before_anything_is_claimed_an
 ) -> None:
     """Before: a workflow may be waiting for one. After: what was claimed may have been claimed for its event."""
     async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], migrate=True, poll_interval=3600) as engine:
-        host, poller = engine._host, engine._poller
+        host, poller = engine._worker.host, engine._worker.poller
         assert host is not None
         await engine.start(WORKFLOW)
         polls = poller.polls

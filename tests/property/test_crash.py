@@ -61,17 +61,18 @@ class Crashing:
     async def crash(self, instances: list[Any]) -> None:
         """Ends the engine as a crash would, fences it, and lets a new one take over."""
         old = self.engine
-        host = old._host
-        assert host is not None
-        for task in [*old._tasks, *([old._rejoining] if old._rejoining else [])]:
+        worker = old._worker
+        assert worker is not None
+        host = worker.host
+        for task in [*worker._tasks, *([worker._rejoining] if worker._rejoining else [])]:
             task.cancel()
         host.fenced = True
-        await old._journal.discard()
+        await worker.journal.discard()
         host.drop_everything()
-        await end_tasks(*old._tasks, old._rejoining)  # once is not enough before Python 3.12
+        await end_tasks(*worker._tasks, worker._rejoining)  # once is not enough before Python 3.12
         await host.transactions.close()
         host.threads.shutdown(wait=False, cancel_futures=True)
-        old._host = None
+        old._worker = None
         await old.close()
         await asyncio.to_thread(self._take_over, host.worker)
         await self.look(instances)

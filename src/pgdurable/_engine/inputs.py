@@ -1,0 +1,93 @@
+"""What a start is given, checked and encoded: the workflow's name and arguments, and the parameters of SQL's start."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from pgdurable._engine.ids import check_key
+from pgdurable.codec import encode
+from pgdurable.errors import InvalidInput
+from pgdurable.retry import seconds
+from pgdurable.workflow import Workflow
+
+__all__ = ["Input", "split_argument", "start_params"]
+
+
+class Input:
+    """How the arguments of one workflow are stored, and what its results are decoded to.
+
+    Args:
+        workflow: its name, or the decorated function. With the name alone nothing is known of its parameters.
+        limit: largest stored input, in bytes.
+    Attributes:
+        definition: None when only the name is known.
+        returns: what results are decoded to.
+    """
+
+    __slots__ = ("definition", "limit", "name", "returns")
+
+    def __init__(self, workflow: str | Workflow[Any, Any], limit: int) -> None:
+        self.definition = workflow if isinstance(workflow, Workflow) else None
+        self.name = workflow.name if isinstance(workflow, Workflow) else _name(workflow)
+        self.returns = self.definition.signature.returns if self.definition is not None else Any
+        self.limit = limit
+
+    def version(self, asked: str | None) -> str | None:
+        """The version to start when `asked` is what the caller said."""
+        return asked or (self.definition.version if self.definition is not None else None)
+
+    def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes:
+        """The arguments as stored. Raises InvalidInput when they do not fit, CodecError when they are not JSON."""
+        definition = self.definition
+        if definition is not None:
+            data = definition.signature.bind_input(args, kwargs or {}, limit=self.limit)
+            definition.signature.load_input(data)  # their types fit as well
+            return data
+        if args and kwargs:
+            raise InvalidInput(
+                f"workflow {self.name!r} is started by name: its parameters' names are not known here",
+                detail="Expected positional arguments alone, or kwargs={...} alone.",
+                hint="Pass all of them by name in kwargs={...}.",
+            )
+        return encode(dict(kwargs) if kwargs else list(args), what=f"input of workflow {self.name}", limit=self.limit)
+
+
+def split_argument(argument: Any) -> tuple[tuple[Any, ...], dict[str, Any] | None]:
+    """One element of start_many's iterable as positional and keyword arguments."""
+    if isinstance(argument, tuple):
+        return argument, None
+    if isinstance(argument, dict):
+        return (), argument
+    return (argument,), None
+
+
+def start_params(
+    input: Input,
+    args: tuple[Any, ...],
+    *,
+    id: str | None = None,
+    kwargs: dict[str, Any] | None = None,
+    version: str | None = None,
+    queue: str = "default",
+    priority: int = 0,
+    delay: float | timedelta | None = None,
+    labels: dict[str, Any] | None = None,
+) -> tuple[Any, ...]:
+    """The parameters of SQL's function `start`. What they mean and raise: see `Client.start`."""
+    data = input.encode(args, kwargs)
+    if id is not None:
+        check_key(id)
+    return (
+        input.name, data.decode(), id, input.version(version), queue, priority, seconds(delay) or 0.0,
+        None if labels is None else encode(labels, what="labels").decode(),
+    )  # fmt: skip
+
+
+def _name(workflow: Any) -> str:
+    if not isinstance(workflow, str) or not workflow or "\0" in workflow:
+        raise InvalidInput(
+            f"start needs a workflow: its name or the decorated function, found {workflow!r}",
+            hint="Decorate the function with @pgdurable.workflow.",
+        )
+    return workflow

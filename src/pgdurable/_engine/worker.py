@@ -1,0 +1,260 @@
+"""An engine as a worker: joining with all that it takes, running until stopped, joining anew when taken over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from pgdurable._core import add_audit_hook
+from pgdurable._engine.backlog import MOST_BYTES, Gate
+from pgdurable._engine.clock import DatabaseClock
+from pgdurable._engine.connections import close_pool, connect_failed, make_pool
+from pgdurable._engine.database import Database
+from pgdurable._engine.host import Host
+from pgdurable._engine.journal import Journal
+from pgdurable._engine.membership import Membership
+from pgdurable._engine.metrics import Metrics, gather
+from pgdurable._engine.outcomes import Outcomes
+from pgdurable._engine.poller import Poller
+from pgdurable._engine.records import StartRecord
+from pgdurable._engine.starts import KeyedStarts, never_told
+from pgdurable._engine.step_connection import AsyncStepConnection
+from pgdurable._engine.tasks import end_tasks, within
+from pgdurable._engine.transactions import Transactions
+from pgdurable._runtime.guard import install_guard
+from pgdurable._store.sql import named_queries
+from pgdurable.errors import PgDurableError
+from pgdurable.workflow import Registry
+
+__all__ = ["Settings", "Worker"]
+
+logger = logging.getLogger("pgdurable.engine")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `Engine` is given, of that what concerns the worker; durations in seconds."""
+
+    name: str | None
+    lease: float
+    poll_interval: float
+    max_instances: int
+    max_backlog: int
+    max_threads: int
+    max_transactions: int
+    payload_limit: int
+    park_after: float
+    guard: bool
+
+
+class Worker:
+    """See the head of this file. `join` makes one; it serves from one join until `stop`.
+
+    Attributes:
+        host: the instances in memory, and what their code runs on.
+        gate: where new work waits while the server is behind.
+        keyed: starts with user-chosen ids.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        known: Registry,
+        settings: Settings,
+        worker_pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        transaction_pool: AsyncConnectionPool[AsyncStepConnection],
+    ) -> None:
+        dsn, schema = database.dsn, database.schema
+        self._database = database
+        self._settings = settings
+        self._worker_pool = worker_pool
+        self._transaction_pool = transaction_pool
+        self._joined = False
+        self._tasks: list[asyncio.Task[None]] = []
+        self._rejoining: asyncio.Task[None] | None = None
+        self.journal = journal = Journal(
+            dsn, named_queries("flush", schema),
+            on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=DatabaseClock(),
+        )  # fmt: skip
+        self.host = host = Host(
+            journal, known, payload_limit=settings.payload_limit, threads=settings.max_threads,
+            park_after=settings.park_after,
+        )  # fmt: skip
+        host.transactions = Transactions(host, transaction_pool, dsn, schema, settings.max_transactions)
+        self.membership = Membership(
+            worker_pool, schema, lease=settings.lease, name=settings.name, on_fenced=self._fenced,
+            on_orphans=lambda: self.poller.hint(),
+        )  # fmt: skip
+        self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
+        journal.on_answer = gate.open_up
+        self.poller = Poller(
+            host, worker_pool, schema, room=self.room, gate=gate, interval=settings.poll_interval
+        )  # fmt: skip
+        self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog)
+        host.on_fenced = self._fenced
+        host.on_parked = self.poller.hint_at
+
+    # -- life ----------------------------------------------------------------------------------------------------
+
+    @classmethod
+    async def join(cls, database: Database, registry: Registry, settings: Settings, outcomes: Outcomes) -> Worker:
+        """Connects, enters the workers and begins to run. Tells `outcomes` how its instances end."""
+        if settings.guard:
+            install_guard(add_audit_hook)
+        pools: list[AsyncConnectionPool[Any]] = []
+        try:
+            # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
+            pools.append(await make_pool(database.dsn, max_size=3))
+            pools.append(
+                await make_pool(database.dsn, max_size=settings.max_transactions, connection_class=AsyncStepConnection)
+            )
+            worker = cls(database, Registry(registry), settings, *pools)
+            worker.host.on_outcome = outcomes.tell
+            await worker._register()
+            await worker._enter()
+        except BaseException:
+            for pool in pools:
+                await close_pool(pool)
+            raise
+        worker._run()
+        return worker
+
+    async def _register(self) -> None:
+        definitions = list(self.host.registry)
+        if not definitions:
+            return
+        try:
+            async with self._database.pool.connection() as conn:
+                await conn.execute(
+                    named_queries("worker", self._database.schema)["register_workflows"],
+                    ([d.name for d in definitions], [d.version for d in definitions], ["{}"] * len(definitions)),
+                )
+        except psycopg.Error as error:
+            raise connect_failed(self._database.dsn, error) from None
+
+    async def _enter(self) -> None:
+        """A new incarnation: joins the workers and opens the journal under it."""
+        host, membership = self.host, self.membership
+        try:
+            host.worker = await membership.join([{"name": d.name, "version": d.version} for d in host.registry])
+            await self.journal.open(host.worker, membership.session_setup())
+            host.clock.learn(*await membership.time())
+        except (psycopg.Error, ConnectionError) as error:
+            raise connect_failed(self._database.dsn, error) from None
+
+    def _run(self) -> None:
+        self._joined = True
+        loop = asyncio.get_running_loop()
+        self._tasks = [
+            loop.create_task(self.poller.run()),
+            loop.create_task(self.membership.keep(self.metrics)),
+            loop.create_task(self._sweep()),
+        ]
+
+    async def _sweep(self) -> None:
+        """Now and then: deadlines of flushes, parking of the idle."""
+        while True:
+            await asyncio.sleep(0.5)
+            self.journal.check_deadline()
+            self.host.park_idle()
+
+    async def stop(self, longest: float | None, error: Callable[[], BaseException]) -> None:
+        """Running steps get so many seconds (None: as long as they take); then it leaves the workers.
+
+        Args:
+            error: for the callers that wait to be let in.
+        """
+        host = self.host
+        try:
+            host.draining = True
+            self.gate.close(error)
+            self.keyed.gate.close(error)
+            await self._drain(longest)
+        finally:
+            await self.keyed.close()
+            await end_tasks(*self._tasks, self._rejoining)
+            for tag in await self.journal.discard():
+                if isinstance(tag, StartRecord):
+                    tag.refused(never_told())
+            left = host.drop_everything()
+            if left:
+                await asyncio.wait(left, timeout=5.0)  # transactions roll back
+            await self.journal.close()
+            await host.transactions.close()
+            await close_pool(self._transaction_pool)
+            try:
+                if not host.fenced:
+                    # A server that is away is not waited for: the lease runs out by itself.
+                    await within(5.0 if self.journal.trouble is None else 0.2, self.membership.leave())
+            except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as trouble:
+                logger.warning("could not sign off from the server (%s); the lease will run out", trouble)
+            await close_pool(self._worker_pool)
+            host.threads.shutdown(wait=False, cancel_futures=True)
+            self._joined = False
+
+    async def _drain(self, longest: float | None) -> None:
+        host, loop = self.host, asyncio.get_running_loop()
+        end = None if longest is None else loop.time() + longest
+        try:
+            await within(None if longest is None else max(longest, 0.001), host.quiet())
+        except asyncio.TimeoutError:
+            logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
+        try:
+            await within(None if end is None else max(end - loop.time(), 1.0), self.journal.drain())
+        except asyncio.TimeoutError:
+            logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
+
+    # -- losing and regaining the lease ----------------------------------------------------------------------------
+
+    def _fenced(self) -> None:
+        host = self.host
+        if not self._joined or host.fenced:
+            return
+        host.fenced = True
+        logger.warning("worker %s was taken over; it drops what it held and joins anew", host.worker)
+        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin())
+
+    async def _rejoin(self) -> None:
+        host = self.host
+        host.drop_everything()
+        tags = await self.journal.discard()
+        wait = 0.05
+        while True:
+            try:
+                await self._enter()
+                break
+            except (PgDurableError, psycopg.Error) as error:
+                logger.debug("cannot join yet: %s", error)
+            await asyncio.sleep(wait)
+            wait = min(wait * 2, 1.0)
+        host.fenced = False
+        for tag in tags:
+            # A start nobody has been told of: it may have been committed, so it is sent in its idempotent form.
+            if isinstance(tag, StartRecord):
+                host.start_unowned_again(tag)
+        self.journal.resend_all()
+        self.gate.open_up()
+        self._rejoining = None
+        self.poller.hint()
+
+    # -- how much there is ---------------------------------------------------------------------------------------
+
+    def _load(self) -> tuple[int, int]:
+        """Transitions and bytes the server is behind with. A start counts until its caller has been told."""
+        transitions, nbytes = self.journal.load
+        return max(transitions, self.host.starting), nbytes
+
+    def room(self) -> int:
+        """How many more instances may be in memory."""
+        host = self.host
+        return self._settings.max_instances - len(host.instances) - host.starting
+
+    def metrics(self) -> Metrics:
+        """As `Engine.metrics`."""
+        return gather(self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller)
