@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import os
 import signal
@@ -113,6 +114,9 @@ class _Worker:
             await engine.close()
             return 0
         await opening
+        # What has been imported stays: full collections, which stop everything, need not walk over it again and again.
+        gc.collect()
+        gc.freeze()
         self._announce()
         await self.signals.get()
         return await self._stop(engine)
