@@ -3,3 +3,4 @@
 cdef long long _last_ms
 cdef int _count, _at
 cdef bytes _pool
+cdef object _turn
