@@ -35,6 +35,11 @@ _LONGEST_WAIT_S = 1.0
 # Measured at 200 and 1,000 callers of ten-step workflows, in steps/s against handing out all at once:
 # 64 gives 1.28 and 1.32, 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
 _ANSWERS_A_TURN = 32
+# A COPY of history alone overtakes the pipeline at about 100 rows (benchmarks/bench_flush.py), but a flush of a busy
+# engine also starts and ends instances, and then needs two or three round trips where the pipeline needs one. At 500
+# callers of ten-step workflows, means of three runs taking turns: 128 gives 85,400 steps/s, 256 88,300, 512 91,800, no
+# COPY at all 92,600.
+COPY_FROM = 512
 
 
 class Tag(Protocol):
@@ -64,7 +69,7 @@ class Journal:
         on_notice: Callable[[set[str]], None],
         clock: DatabaseClock,
         flush_timeout: float = 30.0,
-        copy_from: int = 128,
+        copy_from: int = COPY_FROM,
     ) -> None:
         self.flusher = Flusher(statements, copy_from)
         self.clock = clock
