@@ -15,13 +15,14 @@ class Proxy:
 
     Attributes:
         dsn: leads through the proxy.
-        cuts: how often it has cut a connection as told by `cut_after`.
+        cuts: how often it has cut a connection as told by `cut_after` or `drop_at`.
     """
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
         self._marker: bytes | None = None
         self._left = 0
+        self._fatal: bytes | None = None
         self._writers: set[asyncio.StreamWriter] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self.cuts = 0
@@ -61,6 +62,10 @@ class Proxy:
         self._marker = marker
         self._left = times
 
+    def drop_at(self, marker: bytes) -> None:
+        """The next request that holds these bytes does not reach the server; its connection is cut."""
+        self._fatal = marker
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
@@ -77,6 +82,10 @@ class Proxy:
             back = asyncio.create_task(self._back(up_reader, writer, up_writer, doomed))
             self._tasks.add(back)
             while data := await reader.read(65536):
+                if self._fatal is not None and self._fatal in data:
+                    self._fatal = None
+                    self.cuts += 1
+                    break
                 if self._left and self._marker is not None and self._marker in data:
                     self._left -= 1
                     doomed.set()

@@ -21,7 +21,7 @@ POINTS = (
     "step.committed",  # its checkpoint was committed, the workflow has not seen it
     "attempt.committed",  # a failed attempt was committed
     "transaction.ran",  # the user's statements ran, the checkpoint is not written
-    "transaction.checkpointed",  # the checkpoint is written, not committed
+    "transaction.checkpointed",  # the checkpoint and COMMIT are sent, their answer is outstanding
     "transaction.committed",  # committed, the workflow has not seen it
     "timer.due",  # a timer was handed to the journal
     "timer.committed",  # a fired timer was committed

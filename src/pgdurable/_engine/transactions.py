@@ -11,17 +11,20 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 import threading
 from concurrent.futures import Future as ThreadFuture
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
+from psycopg import pq
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.connections import read_only, read_only_for_good
-from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection
+from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
+from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
@@ -34,6 +37,10 @@ __all__ = ["Transactions"]
 
 logger = logging.getLogger("pgdurable.steps")
 _VOIDED = object()
+# Of the checkpoint's parameters: uuid, three ints, a real, a smallint, two texts, a bigint. The id goes in binary.
+_TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 20]
+_FORMATS = [pq.Format.BINARY, *[pq.Format.TEXT] * 8]
+_EPOCH_2000_US = 946_684_800_000_000  # what PostgreSQL's binary timestamps count from
 
 
 class _Unavailable(Exception):
@@ -57,16 +64,23 @@ class Transactions:
         max_size: int,
     ) -> None:
         self._host = host
-        self._pool = pool
         self._dsn = dsn
         self._max_size = max_size
         queries = named_queries("worker", schema)
         # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
-        # and so frees the rows they have locked. One message for both.
+        # and so frees the rows they have locked. It travels with the first statement, or (`def`) with BEGIN.
         self._begin = "begin; " + queries["fence_transaction"]
         self._checkpoint = queries["checkpoint_transaction"]
         self._settle = queries["settle_transaction"]
         self._read = queries["read_checkpoint"]
+        numbers = map("${}".format, range(1, 100))
+        self._texts = StepTexts(
+            queries["fence_transaction"].replace("%s", "$1").encode(),
+            re.sub("%s", lambda _: next(numbers), self._checkpoint).encode(),
+            _TYPES,
+        )
+        self._careful: set[str | None] = set()  # the steps that deallocate what their connection has prepared
+        self._shelf = StepShelf(pool, max_size)
         self._sync_pool: ConnectionPool[StepConnection] | None = None
         self._lock = threading.Lock()
 
@@ -121,7 +135,9 @@ class Transactions:
         committing = False
         conn: AsyncStepConnection | None = None
         try:
-            async with self._pool.connection() as conn, conn.step(self._begin_text(run)):
+            conn = await self._shelf.take()
+            try:
+                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], command.name in self._careful)
                 value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
                 conn.check_open()
                 payload = self._payload(run, value)
@@ -130,19 +146,28 @@ class Transactions:
                 await run.hosted.hold_order(run, run.attempt)
                 committing = True
                 # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
-                cursor = await conn.execute(self._checkpoint, self._row(run, payload), prepare=True)
-                row = await cursor.fetchone()
-                if probes.armed:
-                    probes.reach("transaction.checkpointed")
-            return _us(row)
+                at = await conn.commit_step(self._binary_row(run, payload), _FORMATS)
+            except BaseException:
+                await conn.abandon_step()
+                raise
+            finally:
+                conn.ended()
+                if conn.forgot or (self._careful and command.name in self._careful):
+                    await conn.close()
+                await self._shelf.put(conn)
+            return int.from_bytes(at, "big", signed=True) + _EPOCH_2000_US
         except psycopg.OperationalError as error:
             if committing:
                 return await self._settled(run, error)
             if conn is None or conn.closed:
                 raise _Unavailable from error
             raise
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            if conn is not None and not read_only(conn):
+        except psycopg.Error as error:
+            if conn is not None and conn.forgot and command.name not in self._careful:
+                self._careful.add(command.name)
+            elif not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                raise
+            elif conn is not None and not read_only(conn):
                 raise  # the user's own doing
             run.hosted.order_settled(run)
             raise _Unavailable from error
@@ -218,6 +243,16 @@ class Transactions:
             run.attempt, command.name, payload.decode(), run.hosted.worker,
         )  # fmt: skip
 
+    def _binary_row(self, run: StepRun, payload: bytes) -> list[bytes | None]:
+        """As `_row`, for the checkpoint in libpq's own form."""
+        command = run.command
+        mark = command.fingerprint
+        return [
+            run.hosted.id, b"%d" % run.event_id, b"%d" % command.seq, None if mark is None else b"%d" % mark,
+            b"%.6g" % ((perf_counter() - run.started) * 1e3), b"%d" % run.attempt,
+            None if command.name is None else command.name.encode(), payload, b"%d" % run.hosted.worker,
+        ]  # fmt: skip
+
     async def _settled(self, run: StepRun, error: psycopg.OperationalError) -> int:
         found = await self._outcome(run)
         if found is _VOIDED:
@@ -252,6 +287,7 @@ class Transactions:
             wait = min(wait * 2, 1.0)
 
     async def close(self) -> None:
+        await self._shelf.close()
         if self._sync_pool is not None:
             pool, self._sync_pool = self._sync_pool, None
             await self._host.loop.run_in_executor(None, pool.close)
