@@ -132,10 +132,9 @@ def trace() -> None:
     """Notes when another worker is noticed to be gone, and how long claiming, loading and replaying take."""
     import psycopg
 
-    from pgdurable._engine.host import Host
     from pgdurable._engine.membership import Membership
 
-    execute, resume, gone = psycopg.AsyncConnection.execute, Host.resume, Membership._gone
+    execute, gone = psycopg.AsyncConnection.execute, Membership._gone
 
     def phase_of(text: str) -> str | None:
         if ".claim(" in text:
@@ -152,11 +151,6 @@ def trace() -> None:
                 TRACE[f"{phase}_s"] = TRACE.get(f"{phase}_s", 0.0) + time.perf_counter() - began
                 TRACE[f"{phase}ed_at"] = time.time()
 
-    async def traced_resume(self: Any, *args: Any) -> None:
-        began = time.perf_counter()
-        await resume(self, *args)
-        TRACE["replay_s"] = TRACE.get("replay_s", 0.0) + time.perf_counter() - began
-
     def traced_gone(self: Any, others: Any) -> Any:
         if any(absent for _, _, _, absent in others):
             TRACE.setdefault("noticed_at", time.time())
@@ -166,21 +160,35 @@ def trace() -> None:
         return found
 
     psycopg.AsyncConnection.execute = traced_execute  # type: ignore[method-assign,assignment]
-    Host.resume = traced_resume  # type: ignore[method-assign,assignment]
     Membership._gone = traced_gone  # type: ignore[method-assign,assignment]
+
+
+def trace_replay(host: Any) -> None:
+    """Times this host's replays. Its class is compiled and stays as it is."""
+    resume = host.resume
+
+    async def traced_resume(*args: Any) -> None:
+        began = time.perf_counter()
+        await resume(*args)
+        TRACE["replay_s"] = TRACE.get("replay_s", 0.0) + time.perf_counter() - began
+
+    host.resume = traced_resume
 
 
 async def main(dsn: str, schema: str, options: dict[str, Any]) -> None:
     import pgdurable as pgd
     from benchmarks.workflows import WORKFLOWS
 
-    if options.pop("trace", False):
+    traced = options.pop("trace", False)
+    if traced:
         trace()
     loop = asyncio.get_running_loop()
     asked = asyncio.StreamReader(limit=2**24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
     async with pgd.Engine(dsn, schema=schema, workflows=WORKFLOWS, **options) as engine:
         commands = Commands(engine)
+        if traced:
+            trace_replay(engine._worker.host)
         print(json.dumps({"worker": engine._worker.membership.worker}), flush=True)
         while line := await asked.readline():
             request = json.loads(line)
