@@ -8,7 +8,7 @@ import secrets
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Annotated, Any
@@ -99,11 +99,25 @@ def bench(
     report = _look(where.dsn)
     err.print(f"{report.server}; works in schema {schema}, which it drops at the end")
     with _own_schema(where.dsn, schema), _progress() as progress:
-        asyncio.run(_measure(report, where.dsn, schema, seconds, callers or list(_CALLERS), progress))
+        _run(lambda: _measure(report, where.dsn, schema, seconds, callers or list(_CALLERS), progress))
     if as_json:
         out.print(json.dumps({**asdict(report), "expectation": report.expectation()}), soft_wrap=True)
         return
     _print(report)
+
+
+def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    """`asyncio.run`, where a signal that comes while it makes its loop waits until the work begins."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+
+    async def main() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        await work()
+
+    try:
+        asyncio.run(main())
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @contextmanager
