@@ -111,11 +111,17 @@ def _run(work: Callable[[], Coroutine[Any, Any, None]]) -> None:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
 
     async def main() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, task.cancel)
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
         await work()
 
     try:
         asyncio.run(main())
+    except asyncio.CancelledError:
+        raise KeyboardInterrupt from None
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
