@@ -1,19 +1,38 @@
 -- What one flush sends. Every array has one element per row; the core cuts them out of the rows it encoded.
+--
+-- `select unnest(a), unnest(b)` and not `select * from unnest(a, b)`: the second gathers each array's elements in a
+-- store of its own before it gives the first row, some 50 us for ten columns, whatever the rows; the first hands them
+-- on one by one. Both walk the arrays in step (PostgreSQL 10 and later).
+--
+-- A pipeline passes the fence by two plain statements, `fence_lock` and `fence_look`, which take the server 20 us less
+-- than the function `fence` does. The lock has to be held before the snapshot is taken that shows the worker's row; where
+-- a transaction keeps one snapshot that is not so, and then, or where there is no such row, the function decides.
 
 -- name: fence
 select @extschema@.fence($1::bigint)
 
+-- name: fence_lock
+select pg_advisory_xact_lock_shared(@extschema@.lock_class(0), $1::bigint::int)
+
+-- name: fence_look
+select coalesce(
+    (select now()
+       from @extschema@.workers w
+      where w.id = $1::bigint and w.state in ('alive', 'draining')
+        and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')),
+    @extschema@.fence($1::bigint))
+
 -- name: insert_history
 insert into @extschema@.history
     (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, error)
-select * from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::real[], $6::smallint[],
-                     $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
+select unnest($1::uuid[]), unnest($2::int[]), unnest($3::int[]), unnest($4::int[]), unnest($5::real[]),
+       unnest($6::smallint[]), unnest($7::text[]), unnest($8::text[]), unnest($9::jsonb[]), unnest($10::jsonb[])
 
 -- name: insert_history_again
 insert into @extschema@.history
     (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, error)
-select * from unnest($1::uuid[], $2::int[], $3::int[], $4::int[], $5::real[], $6::smallint[],
-                     $7::text[], $8::text[], $9::jsonb[], $10::jsonb[])
+select unnest($1::uuid[]), unnest($2::int[]), unnest($3::int[]), unnest($4::int[]), unnest($5::real[]),
+       unnest($6::smallint[]), unnest($7::text[]), unnest($8::text[]), unnest($9::jsonb[]), unnest($10::jsonb[])
 on conflict do nothing
 
 -- name: read_history
@@ -29,11 +48,13 @@ from stdin (format binary)
 
 -- name: insert_instances
 insert into @extschema@.instances (id, workflow, version, status, queue, owner, input)
-select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::jsonb[])
+select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+       unnest($6::bigint[]), unnest($7::jsonb[])
 
 -- name: insert_instances_again
 insert into @extschema@.instances (id, workflow, version, status, queue, owner, input)
-select * from unnest($1::uuid[], $2::text[], $3::text[], $4::text[], $5::text[], $6::bigint[], $7::jsonb[])
+select unnest($1::uuid[]), unnest($2::text[]), unnest($3::text[]), unnest($4::text[]), unnest($5::text[]),
+       unnest($6::bigint[]), unnest($7::jsonb[])
 on conflict do nothing
 
 -- name: read_instances
@@ -50,8 +71,8 @@ update @extschema@.instances i
    set status = u.status, output = u.output, error = u.error, wake_at = u.wake_at, owner = null,
        started_at = coalesce(i.started_at, i.created_at),
        finished_at = case when u.status in ('completed', 'failed', 'cancelled', 'timed_out') then now() end
-  from unnest($2::uuid[], $3::text[], $4::jsonb[], $5::jsonb[], $6::timestamptz[])
-       as u (id, status, output, error, wake_at)
+  from (select unnest($2::uuid[]) as id, unnest($3::text[]) as status, unnest($4::jsonb[]) as output,
+               unnest($5::jsonb[]) as error, unnest($6::timestamptz[]) as wake_at) u
  where i.id = u.id and i.owner = $1::bigint
 
 -- name: delete_events

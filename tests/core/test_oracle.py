@@ -159,7 +159,9 @@ def compare(server: FakeServer, given: list[Any], again: bool, cut: bool) -> Non
     flusher.connect(server.dsn, 7, [])
     assert isinstance(fake.sent(flusher, batch), ConnectionError)
     suffix = "_again" if again else ""
-    expected: list[tuple[str, list[bytes]]] = [("pgd_fence", [struct.pack("!q", 7)])]
+    expected: list[tuple[str, list[bytes]]] = [
+        (f"pgd_fence_{part}", [struct.pack("!q", 7)]) for part in ("lock", "look")
+    ]
     columns = {
         kind: [array(type, [values[n] for of, values, _ in given if of == kind]) for n, type in enumerate(types)]
         for kind, types in enumerate(COLUMNS)

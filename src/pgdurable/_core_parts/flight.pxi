@@ -39,6 +39,7 @@ cdef class Flight:
     cdef Py_ssize_t copied
     cdef Py_ssize_t to_copy
     cdef int n_expected, n_results, n_tuples, rows_expected, n_copy_in, n_to_copy, n_nulls
+    cdef int time_at   # which of the results with rows tells the transaction's time, from 1
     cdef int64_t at_us
     cdef tuple error
     cdef dict times_read
@@ -89,6 +90,7 @@ cdef class Flight:
         self.times_read = {}
         self.n_expected = self.n_results = self.n_tuples = self.n_nulls = 0
         self.rows_expected = self.n_copy_in = self.n_to_copy = 0
+        self.time_at = 1
         if by_copy:
             ok = self.send_copy(batch)
         else:
@@ -136,7 +138,8 @@ cdef class Flight:
         if not self.fenced:
             return self.read(b"pgd_now", 0)
         self.columns.set_worker(self.worker)
-        return self.read(b"pgd_fence", 1)
+        self.time_at = 2
+        return self.read(b"pgd_fence_lock", 1) and self.read(b"pgd_fence_look", 1)
 
     cdef bint send_rest(self, Batch batch) except -1:
         """Releases and consumed events."""
@@ -278,7 +281,10 @@ cdef class Flight:
 
     cdef int take_rows(self, const PGresult *res) except -1:
         self.n_tuples += 1
-        if self.n_tuples == 1:
+        if self.n_tuples < self.time_at:
+            if PQntuples(res) != 1:
+                raise nonsense("no lock where there should be one")
+        elif self.n_tuples == self.time_at:
             # The fence, or now().
             if PQntuples(res) != 1:
                 raise nonsense("no time where there should be one")
@@ -289,9 +295,11 @@ cdef class Flight:
                     raise nonsense("no time where there should be one") from None
             else:
                 self.at_us = time_of(res, 0)
-        elif self.batch.again and self.n_tuples <= 3:
+        elif self.batch.again and self.n_tuples <= self.time_at + 2:
             # Instances are read before history.
-            kind = OP_INSTANCE if self.batch.counts[OP_INSTANCE] and self.n_tuples == 2 else OP_HISTORY
+            kind = OP_HISTORY
+            if self.batch.counts[OP_INSTANCE] and self.n_tuples == self.time_at + 1:
+                kind = OP_INSTANCE
             if PQntuples(res) != self.batch.counts[kind]:
                 raise nonsense("times of other rows than were sent")
             self.times_read[kind] = times_of(res)
