@@ -20,8 +20,9 @@ PATIENCE_S = 60.0  # valgrind takes its time
 STATEMENTS = {
     name: f"{name} $1"
     for name in (
-        "fence", "fence_lock", "fence_look", "insert_history", "insert_history_again", "read_history", "copy_history",
-        "insert_instances", "insert_instances_again", "read_instances", "copy_instances", "release_instances", "delete_events",
+        "fence", "fence_lock", "fence_look", "insert_history", "insert_history_again", "read_history",
+        "insert_history_fenced", "copy_history", "insert_instances", "insert_instances_again",
+        "read_instances", "copy_instances", "release_instances", "delete_events",
     )
 }  # fmt: skip
 Message = tuple[bytes, bytes]  # its letter, its body
@@ -79,13 +80,15 @@ def times(*at_us: int | None) -> list[Message]:
     return [columns(1184, 8, 1), *map(row, values), done(b"SELECT %d" % len(values))]
 
 
-# The fence's lock is held: a column of type void.
-LOCKED: list[Message] = [BIND, columns(2278, 4, 1), row(b""), done(b"SELECT 1")]
-
-
 def pipeline(at_us: int = 1000, *, again: list[int | None] | None = None, rest: int = 0) -> list[Message]:
-    """The answer to a pipeline of history rows, with so many statements after them."""
-    said = [*LOCKED, BIND, *times(at_us), BIND, NO_DATA, done(b"INSERT 0 1")]
+    """The answer to a pipeline of history rows, with so many statements after them.
+
+    Its time comes with the fence's lock. A look at the fence follows, unless the rows are all there is.
+    """
+    said = [BIND, *times(at_us)]
+    if again is not None or rest:
+        said += [BIND, *times(at_us)]
+    said += [BIND, NO_DATA, done(b"INSERT 0 1")]
     if again is not None:
         said += [BIND, *times(*again)]
     return [*said, *[BIND, NO_DATA, done(b"UPDATE 1")] * rest, READY]

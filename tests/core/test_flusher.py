@@ -448,6 +448,44 @@ def test_a_worker_that_was_taken_over_writes_nothing(house: House, copy_from: in
 
 
 @PATHS
+@pytest.mark.parametrize("rest", [False, True], ids=["history alone", "with an end"])
+@pytest.mark.parametrize("isolation", ["read committed", "repeatable read", "serializable"])
+def test_a_flush_that_waited_for_a_takeover_writes_nothing(
+    house: House, copy_from: int, rest: bool, isolation: str
+) -> None:
+    """Whatever the server's default isolation: the worker's row is read by a snapshot taken after the lock."""
+    flusher = house.flusher(copy_from, setup=[f"set default_transaction_isolation = '{isolation}'"])
+    (mine,) = house.owned(1)
+    with psycopg.connect(house.dsn) as other:
+        found = other.execute(f"select {house.schema}.take_over(%s, 0, null)", [house.worker]).fetchone()
+        assert found == (True,)
+        step(flusher, "late", id=mine)
+        if rest:
+            flusher.add_release(mine, "completed", b"1", None, None, "r")
+        flusher.send(flusher.take())
+        waits = "select count(*) from pg_locks where locktype = 'advisory' and pid = %s and not granted"
+        while house.one(waits, flusher.backend_pid) == 0:
+            assert flusher.ready() is None
+        other.commit()
+    kind, batch, sqlstate, _ = answer(flusher)
+    assert (kind, sqlstate) == ("refused", "PGD01" if isolation == "read committed" else "40001")
+    assert house.names() == []
+    batch.again = False
+    flusher.send(batch)
+    assert answer(flusher)[2] == "PGD01"
+    assert (house.names(), house.one("select status from @.instances")) == ([], "running")
+
+
+@PATHS
+@pytest.mark.parametrize("isolation", ["read committed", "read uncommitted", "repeatable read", "serializable"])
+def test_any_default_isolation_lets_a_living_worker_write(house: House, copy_from: int, isolation: str) -> None:
+    flusher = house.flusher(copy_from, setup=[f"set default_transaction_isolation = '{isolation}'"])
+    step(flusher, "a")
+    assert flush(flusher)[0] == "committed"
+    assert house.names() == ["a"]
+
+
+@PATHS
 def test_a_takeover_waits_for_a_commit_under_way(house: House, copy_from: int) -> None:
     flusher = house.flusher(copy_from)
     step(flusher, "a")

@@ -170,12 +170,14 @@ def compare(server: FakeServer, given: list[Any], again: bool, cut: bool) -> Non
     if 1 in columns:
         expected += [("pgd_insert_instances" + suffix, columns[1])]
         expected += [("pgd_read_instances", columns[1][:1])] * again
-    if 0 in columns:
+    events = [event for _, _, event in given if event >= 0]
+    if columns.keys() == {0} and not events and not again:
+        expected = [expected[0], ("pgd_insert_history_fenced", [struct.pack("!q", 7), *columns[0]])]
+    elif 0 in columns:
         expected += [("pgd_insert_history" + suffix, columns[0])]
         expected += [("pgd_read_history", columns[0][:2])] * again
     if 2 in columns:
         expected += [("pgd_release_instances", [struct.pack("!q", 7), *columns[2]])]
-    events = [event for _, _, event in given if event >= 0]
     if events:
         expected += [("pgd_delete_events", [array(INT8, events)])]
     assert bound(server) == expected

@@ -103,7 +103,7 @@ def test_a_flush_is_one_round_trip_in_the_trace_of_libpq(ns: Namespace, what: st
     # Between one flush and the next, and before the goodbye.
     assert "".join(directions).count("BF") == 4
     assert names[-1] == "Terminate"
-    assert (names.count("Execute"), names.count("Parse")) == (4 * {"everything": 6}.get(what, 3), 0)
+    assert (names.count("Execute"), names.count("Parse")) == (4 * {"steps": 2, "starts": 3, "everything": 6}[what], 0)
 
 
 def test_over_a_network_a_batch_goes_by_copy_only_where_that_pays(ns: Namespace) -> None:

@@ -175,7 +175,7 @@ cdef list times_of(const PGresult *res):
 
 cdef int64_t time_of(const PGresult *res, int row) except? -1:
     cdef int64_t at
-    if PQnfields(res) != 1 or PQgetisnull(res, row, 0) or PQgetlength(res, row, 0) != 8:
+    if PQnfields(res) < 1 or PQgetisnull(res, row, 0) or PQgetlength(res, row, 0) != 8:
         raise nonsense("no time where there should be one")
     at = get_i64(PQgetvalue(res, row, 0))
     if at > 0x7fffffffffffffff - PG_EPOCH_US:
