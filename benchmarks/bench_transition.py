@@ -26,6 +26,7 @@ from pgdurable.workflow import Step, Workflow
 TURNS = 20
 INSTANCES = 20  # of ten steps, in one turn
 STEPS = 10
+BUSY_WAIT_S = 0.0002
 
 _transitions: list[float] = []
 _awaits: list[float] = []
@@ -75,9 +76,19 @@ def application_inserts(lab: Lab, number: int) -> list[float]:
 
 
 def bench_idle(benchmark: Any, lab: Lab) -> None:
+    idle(benchmark, lab, "transition.idle")
+
+
+def bench_idle_busy_wait(benchmark: Any, lab: Lab) -> None:
+    """The same with `Engine(busy_wait=...)`: the engine looks for the answer instead of sleeping."""
+    idle(benchmark, lab, "transition.idle_busy_wait", busy_wait=BUSY_WAIT_S)
+
+
+def idle(benchmark: Any, lab: Lab, name: str, **options: Any) -> None:
     turns = lab.scaled(TURNS)
     floor: list[float] = []
     usual: list[float] = []
+    spent: list[float] = []  # CPU seconds of a turn, the caller's part included
 
     async def one_by_one(engine: Any) -> None:
         for _ in range(INSTANCES):
@@ -86,7 +97,7 @@ def bench_idle(benchmark: Any, lab: Lab) -> None:
                 raise AssertionError(f"instance {handle.id} gave another result")
 
     async def all_turns() -> dict[str, Any]:
-        async with lab.engine([timed]) as engine:
+        async with lab.engine([timed], **options) as engine:
             with lab.bare() as bare:
                 make_bare_tables(bare, lab.schema)
                 bare_inserts(bare, lab.schema, 200)
@@ -97,16 +108,18 @@ def bench_idle(benchmark: Any, lab: Lab) -> None:
                 for _ in range(turns):
                     floor.extend(bare_inserts(bare, lab.schema, INSTANCES * STEPS))
                     usual.extend(application_inserts(lab, 50))
+                    before = time.process_time()
                     await one_by_one(engine)
+                    spent.append(time.process_time() - before)
                 return engine.metrics()
 
     metrics = benchmark.pedantic(lambda: lab.run(all_turns()), rounds=1, iterations=1)
     one, bare, whole = latency(_transitions), latency(floor), latency(_awaits)
     lab.figure(
-        "transition.idle", one.p50_ms, "ms", latency=one, beside=("bare insert", bare.p50_ms),
+        name, one.p50_ms, "ms", latency=one, beside=("bare insert", bare.p50_ms),
         note=f"median of {one.count:,} steps, {turns} turns of each",
         series={"transition": curve(_transitions), "bare insert": curve(floor)},
         await_p50_ms=whole.p50_ms, await_p99_ms=whole.p99_ms, bare_p99_ms=bare.p99_ms,
         psycopg_p50_ms=latency(usual).p50_ms,
-        core_p50_ms=metrics["p50_ms"], core_p99_ms=metrics["p99_ms"],
+        core_p50_ms=metrics["p50_ms"], core_p99_ms=metrics["p99_ms"], cpu_us=sum(spent) * 1e6 / len(_transitions),
     )  # fmt: skip

@@ -36,6 +36,7 @@ def plan() -> list[tuple[str, Callable[..., Any]]]:
     throughput = bench_throughput.bench_ten_steps
     found: list[tuple[str, Callable[..., Any]]] = [
         ("idle transition", partial(run, bench_transition.bench_idle, scale=0.4, rounds=1)),
+        ("the same, busy waiting", partial(run, bench_transition.bench_idle_busy_wait, scale=0.4, rounds=1)),
     ]
     for concurrent in bench_throughput.INSTANCES:
         name = f"throughput, {concurrent} at once"

@@ -25,6 +25,14 @@ from pgdurable.libpq cimport *
 cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
+cdef extern from "poll.h" nogil:
+    enum: POLLIN
+    struct pollfd:
+        int fd
+        short events
+        short revents
+    int poll(pollfd *fds, unsigned long n, int timeout_ms)
+
 cdef extern from "arpa/inet.h" nogil:
     uint16_t htons(uint16_t value)
     uint32_t htonl(uint32_t value)

@@ -226,6 +226,30 @@ cdef class Flusher:
 
     # -- receiving -----------------------------------------------------------------------------------------
 
+    def look(self, int other, double longest_s):
+        """Looks at the socket, never sleeping, until the server says something; for at most so many seconds.
+
+        Ends early when the descriptor `other` becomes readable. Other threads run meanwhile. Returns whether `ready`
+        is to be called.
+        """
+        cdef pollfd fds[2]
+        cdef int64_t until = monotonic_ns() + <int64_t> (longest_s * 1e9)
+        cdef int n = 0
+        self.enter()
+        try:
+            fds[0].fd = self.flight.wire.socket  # below 0 it is passed over
+            fds[1].fd = other
+            fds[0].events = fds[1].events = POLLIN
+            fds[0].revents = 0
+            with nogil:
+                while n == 0:
+                    n = poll(fds, 2, 0)
+                    if monotonic_ns() >= until:
+                        break
+            return n > 0 and fds[0].revents != 0
+        finally:
+            atomic_leave(&self.busy)
+
     def ready(self):
         """Takes in what the server sent; call it when the socket is readable, or writable and `wants_write`.
 

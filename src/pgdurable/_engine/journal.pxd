@@ -2,10 +2,10 @@
 
 cdef class Journal:
     cdef public object flusher, clock
-    cdef public bint _kicked, _fenced, _closed, _writing, _delivering
+    cdef public bint _kicked, _fenced, _closed, _writing, _delivering, _looking
     cdef public object _loop
-    cdef public double _sent, _pause_until, _backoff
-    cdef public int _fd
+    cdef public double _busy_wait, _sent, _pause_until, _backoff
+    cdef public int _fd, _selector
     cdef dict __dict__
     cdef object __weakref__
 

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 from pgdurable._core import Batch, Flusher
 from pgdurable._engine import probes
+from pgdurable._engine.busy_wait import selector_of, spare_time
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.tasks import end_tasks
 from pgdurable.errors import PgDurableError
@@ -58,6 +59,7 @@ class Journal:
         on_fenced: called once when the worker's lease is found taken; nothing is written afterwards.
         on_notice: called with the payloads of notifications that arrived.
         flush_timeout: seconds after which an unanswered flush counts as a lost connection.
+        busy_wait: seconds to look for an answer instead of sleeping, see busy_wait.py.
     """
 
     def __init__(
@@ -70,6 +72,7 @@ class Journal:
         clock: DatabaseClock,
         flush_timeout: float = 30.0,
         copy_from: int = COPY_FROM,
+        busy_wait: float = 0.0,
     ) -> None:
         self.flusher = Flusher(statements, copy_from)
         self.clock = clock
@@ -78,6 +81,9 @@ class Journal:
         self._on_notice = on_notice
         self._flush_timeout = flush_timeout
         self._first: deque[Batch] = deque()
+        self._busy_wait = busy_wait
+        self._selector = -1
+        self._looking = False
         self._kicked = False
         self._fenced = False
         self._closed = False
@@ -102,6 +108,10 @@ class Journal:
     async def open(self, worker: int | None, setup: list[str]) -> None:
         """Connects for a worker's incarnation (None: a client's). Raises ConnectionError at the first failure."""
         self._loop = asyncio.get_running_loop()
+        if self._busy_wait > 0.0:
+            self._selector = selector_of(self._loop)
+            if self._selector < 0:
+                logger.warning("busy_wait has no effect on an event loop of type %s", type(self._loop).__name__)
         self._worker = worker
         self._setup = setup
         self._fenced = False
@@ -208,6 +218,18 @@ class Journal:
             probes.reach("flush.sent")
         if flusher.wants_write != self._writing:
             self._watch_writing()
+        if self._selector >= 0 and not self._looking:
+            # From a callback of the loop: whoever sends may be a task, and workflow code never runs inside one.
+            self._looking = True
+            self._loop.call_soon(self._look)
+
+    def _look(self) -> None:
+        """Takes the answer in as soon as it comes, if until then the loop has nothing else to do."""
+        self._looking = False
+        if self._fd >= 0 and not self._writing and not self.flusher.idle:
+            spare = spare_time(self._loop, self._busy_wait)
+            if spare > 0.0 and self.flusher.look(self._selector, spare):
+                self._ready()
 
     def _ready(self) -> None:
         flusher = self.flusher

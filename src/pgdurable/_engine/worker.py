@@ -50,6 +50,7 @@ class Settings:
     max_transactions: int
     payload_limit: int
     park_after: float
+    busy_wait: float
     guard: bool
 
 
@@ -81,6 +82,7 @@ class Worker:
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema),
             on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=DatabaseClock(),
+            busy_wait=settings.busy_wait,
         )  # fmt: skip
         self.host = host = Host(
             journal, known, payload_limit=settings.payload_limit, threads=settings.max_threads,
