@@ -55,7 +55,7 @@ class Engine(Client):
         busy_wait: seconds (at most 0.002) for which the event loop, when it has nothing else to do, keeps looking
             for the answer to a flush instead of sleeping. With 0.0002 a transition of an idle engine takes about a
             quarter less where waking up a process is slow (virtual machines), and the engine's CPU per transition
-            more than doubles. For asyncio's own event loop on Linux; others ignore it, with a warning. Default 0: sleep.
+            more than doubles. For asyncio's own event loop on Linux; others ignore it, with a warning. Default 0.
         guard: refuse real I/O and blocking sleeps in workflow code (a Python audit hook). Default on.
     """
 
