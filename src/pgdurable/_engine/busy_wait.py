@@ -27,8 +27,9 @@ MOST_S = 0.002
 def selector_of(loop: Any) -> int:
     """The descriptor that tells of everything this loop watches; -1 where the loop is not of the kind that is known."""
     selector: Any = getattr(loop, "_selector", None)
-    known = isinstance(loop, asyncio.SelectorEventLoop) and isinstance(selector, getattr(selectors, "EpollSelector", ()))
-    if known and all(hasattr(loop, name) for name in ("_ready", "_scheduled", "_stopping")):
+    epoll = isinstance(selector, getattr(selectors, "EpollSelector", ()))
+    named = all(hasattr(loop, name) for name in ("_ready", "_scheduled", "_stopping"))
+    if isinstance(loop, asyncio.SelectorEventLoop) and epoll and named:
         return int(selector.fileno())
     return -1
 
