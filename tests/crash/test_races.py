@@ -229,7 +229,7 @@ async def test_blocking_workflow_is_not_parked_before_its_burst_is_seen(
             nonlocal swept
             if hosted.machine.outcome is not None or hosted.machine.issued:
                 swept = True
-                hosted.host._idle[hosted.id] = hosted
+                hosted.host.parking._idle[hosted.id] = hosted
                 hosted.idle_since = 0.0
                 hosted.host.park_idle()
             hosted.thread_idle()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pgdurable as pgd
@@ -28,7 +29,7 @@ async def test_an_event_does_not_overtake_those_that_wait_for_the_thread() -> No
     machine = ThreadMachine("instance", "w", b"0" * 16, 0, body, hosted.thread_waits)
     hosted.machine = machine
     waits = asyncio.Event()
-    host.now_idle = lambda hosted: waits.set()
+    host.parking = SimpleNamespace(idle=lambda hosted: waits.set())
 
     def deliver(payload: str) -> None:
         hosted.deliver(lambda: machine.signal("s", payload, 1))

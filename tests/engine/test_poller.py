@@ -12,7 +12,7 @@ import pytest
 
 import pgdurable as pgd
 from pgdurable._engine import poller as poller_module
-from pgdurable._engine.host import micros
+from pgdurable._engine.clock import micros
 from pgdurable._store.migrations import migrate
 
 

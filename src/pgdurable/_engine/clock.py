@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import time
+from datetime import datetime, timezone
 
-__all__ = ["DatabaseClock"]
+__all__ = ["DatabaseClock", "micros"]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 _DRIFT = 0.0005  # how far two clocks are allowed to drift apart, in seconds per second
 
@@ -36,3 +39,9 @@ class DatabaseClock:
         if self._offset_us is None:
             return 0
         return int(time.monotonic() * 1e6 + self._offset_us)
+
+
+def micros(at: datetime) -> int:
+    """Microseconds since 1970, exactly."""
+    since = at - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

@@ -7,27 +7,26 @@ must see goes through the poller and the membership.
 from __future__ import annotations
 
 import asyncio
-import heapq
 import logging
-import time
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
 from pgdurable._engine._crew import Crew
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
+from pgdurable._engine.parking import Parking
 from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
-from pgdurable._engine.steps import StepRun, replayed_answer
+from pgdurable._engine.replay import replay
+from pgdurable._engine.timers import Timers
 from pgdurable._failure import encode_error
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import decode_stored
-from pgdurable.errors import NonDeterminismError, PgDurableError
+from pgdurable.errors import PgDurableError
 from pgdurable.workflow import Registry, Workflow
 
 if TYPE_CHECKING:
@@ -38,9 +37,6 @@ __all__ = ["Host"]
 logger = logging.getLogger("pgdurable.engine")
 
 PARK_AFTER_S = 5.0
-# A timer is looked at again after at most this long, so that a clock that was set does not delay it much.
-_LONGEST_NAP_S = 60.0
-_EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
 
 class Host:
@@ -60,7 +56,6 @@ class Host:
         self.clock = journal.clock
         self.registry = registry
         self.payload_limit = payload_limit
-        self.park_after = park_after
         self.loop = asyncio.get_running_loop()
         self.crew = Crew(self.loop, journal.pump_now)
         self._quiet: asyncio.Future[None] | None = None
@@ -77,11 +72,8 @@ class Host:
         self.on_outcome: Callable[[bytes, tuple[str, bytes | None, bytes | None]], None] = lambda id, outcome: None
         self.on_fenced: Callable[[], None] = lambda: None
         self.on_parked: Callable[[int | None], None] = lambda wake_at_us: None
-        self._idle: dict[bytes, Hosted] = {}
-        self._timers: list[tuple[int, int, Hosted, Command]] = []
-        self._timer_count = 0
-        self._alarm: asyncio.TimerHandle | None = None
-        self._alarm_us = 0
+        self.timers = Timers(self.loop, self.clock, self._timer_due)
+        self.parking = Parking(park_after)
 
     def kick(self) -> None:
         """Sends what was recorded, at the end of this turn of the event loop."""
@@ -170,112 +162,19 @@ class Host:
         started_us: int,
         history: list[Any],
     ) -> None:
-        """Hosts a claimed instance: replays its history, then goes on where it left off.
-
-        `history` rows: (instance_id, event_id, kind, seq, name, attempt, fingerprint, payload, error, recorded_at).
-        """
+        """Hosts a claimed instance: replays its history (see `replay`), then goes on where it left off."""
         hosted = self._host(id, key, definition, input, started_us)
         if hosted is None:
             return
-        machine = hosted.machine
-        machine.replaying = True
-        label = hosted.label
-        attempts: dict[int, tuple[int, float, int]] = {}
-        try:
-            machine.start()
-            await self._settle(hosted)
-            for _, event_id, kind, seq, name, attempt, mark, payload, error, recorded_at in history:
-                hosted.next_event = event_id + 1
-                at_us = micros(recorded_at)
-                if kind == "step":
-                    machine.expect(event_id, seq, "step", name, mark)
-                    command = machine.pending.get(seq)
-                    value, failure = replayed_answer(
-                        command.step if command else None, name, attempt, payload, error,
-                        f"{label}: checkpoint of step {name}",
-                    )  # fmt: skip
-                    machine.answer(seq, value, failure, at_us)
-                elif kind == "timer":
-                    machine.expect(event_id, seq, "timer", None, None)
-                    machine.fire(seq, at_us)
-                elif kind == "signal":
-                    machine.signal(name, decode_stored(payload), at_us)
-                elif kind == "attempt":
-                    attempts[seq] = (attempt + 1, float((decode_stored(payload) or {}).get("retry_in", 0.0)), at_us)
-                if machine.busy:
-                    await self._settle(hosted)
-                if hosted.closed:
-                    return
-        except NonDeterminismError as error:
-            logger.error("%s", error)
-            self.release(hosted, "paused", error=encode_error(error, keep_traceback=False))
-            return
-        except PgDurableError as error:
-            logger.error("%s: its history cannot be replayed: %s", hosted.label, error)
-            self.release(hosted, "paused", error=encode_error(error))
-            return
-        except Exception as error:
-            logger.exception("%s: its history cannot be replayed", hosted.label)
-            self.release(hosted, "paused", error=encode_error(error))
-            return
-        machine.replaying = False
-        machine.drain()
-        if machine.outcome is None:
-            self._go_on(hosted, attempts)
-        hosted.after_burst()
+        await replay(hosted, history)
 
-    def _go_on(self, hosted: Hosted, attempts: dict[int, tuple[int, float, int]]) -> None:
-        """Starts what the replayed code waits for and history does not answer."""
-        for command in list(hosted.machine.pending.values()):
-            if command.kind == "timer":
-                self.set_timer(hosted, command)
-                continue
-            attempt, wait, failed_us = attempts.get(command.seq, (1, 0.0, 0))
-            run = StepRun(hosted, command, attempt)
-            hosted.steps[command.seq] = run
-            left = wait - max(self.clock.now_us() - failed_us, 0) / 1e6 if wait else 0.0
-            run.start(max(left, 0.0))
+    # -- events  ---------------------------------------------------------------------------------------
 
-    async def _settle(self, hosted: Hosted) -> None:
-        """Waits until a `def` workflow's thread waits again."""
-        while hosted.machine.busy and not hosted.closed:
-            hosted.settled = self.loop.create_future()
-            await hosted.settled
-
-    # -- timers --------------------------------------------------------------------------------------------------
-
-    def set_timer(self, hosted: Hosted, command: Command) -> None:
-        self._timer_count += 1
-        heapq.heappush(self._timers, (command.due_us, self._timer_count, hosted, command))
-        if self._alarm is None or command.due_us < self._alarm_us:
-            self._set_alarm()
-
-    def _set_alarm(self) -> None:
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
-        timers = self._timers
-        while timers and (timers[0][3].cancelled or timers[0][2].closed):
-            heapq.heappop(timers)
-        if timers and not self.draining:
-            self._alarm_us = timers[0][0]
-            wait = (self._alarm_us - self.clock.now_us()) / 1e6
-            self._alarm = self.loop.call_later(min(max(wait, 0.0), _LONGEST_NAP_S), self._ring)
-
-    def _ring(self) -> None:
-        self._alarm = None
-        now_us = self.clock.now_us()
-        timers = self._timers
-        while timers and timers[0][0] <= now_us:
-            _, _, hosted, command = heapq.heappop(timers)
-            if not (command.cancelled or hosted.closed or hosted.releasing):
-                self._idle.pop(hosted.id, None)
-                hosted.record("timer", TimerRecord(hosted, command.seq), seq=command.seq)
-                if probes.armed:
-                    probes.reach("timer.due")
-        self._set_alarm()
-
-    # -- events from outside ---------------------------------------------------------------------------------------
+    def _timer_due(self, hosted: Hosted, command: Command) -> None:
+        self.parking.busy(hosted)
+        hosted.record("timer", TimerRecord(hosted, command.seq), seq=command.seq)
+        if probes.armed:
+            probes.reach("timer.due")
 
     def take_event(self, seq: int, id: bytes, kind: str, name: str | None, payload: str | None) -> None:
         """Moves an event of the queue to its instance's history, if the instance is here and has not had it."""
@@ -289,7 +188,7 @@ class Host:
         if seq in hosted.consumed or kind != "signal" or name is None:
             return
         hosted.consumed.add(seq)
-        self._idle.pop(hosted.id, None)
+        self.parking.busy(hosted)
         data = (payload if payload is not None else "null").encode()
         hosted.record("signal", SignalRecord(hosted, name, decode_stored(data)), name=name, payload=data, event_seq=seq)
         if probes.armed:
@@ -310,7 +209,7 @@ class Host:
         if hosted.releasing:
             return
         hosted.releasing = True
-        self._idle.pop(hosted.id, None)
+        self.parking.busy(hosted)
         for run in list(hosted.steps.values()):
             run.cancel()
         self.flusher.add_release(
@@ -320,32 +219,11 @@ class Host:
         if probes.armed and status != "waiting":
             probes.reach("end.recorded")
 
-    def now_idle(self, hosted: Hosted) -> None:
-        """The instance only waits for timers or events now."""
-        self._idle.pop(hosted.id, None)
-        hosted.idle_since = time.monotonic()
-        self._idle[hosted.id] = hosted
-
     def park_idle(self) -> None:
         """Takes instances out of memory that have waited for a while and will for longer; called now and then."""
         if self.draining or not self.clock.now_us():
             return
-        old = time.monotonic() - self.park_after
-        horizon = self.clock.now_us() + int(self.park_after * 1e6)
-        for hosted in list(self._idle.values()):
-            if hosted.idle_since > old:
-                break
-            machine = hosted.machine
-            if hosted.steps or hosted.unacked or machine.busy or hosted.holder is not None or hosted.releasing:
-                continue
-            if machine.issued or machine.outcome is not None or hosted.pending_deliveries:
-                continue  # a `def` workflow's thread has just ended or asked for more, and that is not seen to yet
-            dues = [command.due_us for command in machine.pending.values() if command.kind == "timer"]
-            wake_at_us = min(dues) if dues else None
-            if wake_at_us is not None and wake_at_us <= horizon:
-                hosted.idle_since = time.monotonic()
-                self._idle[hosted.id] = self._idle.pop(hosted.id)
-                continue
+        for hosted, wake_at_us in self.parking.ripe(self.clock.now_us()):
             self.release(hosted, "waiting", wake_at_us=wake_at_us)
             self.on_parked(wake_at_us)
 
@@ -365,9 +243,6 @@ class Host:
 
         Returns the steps that were running, now being cancelled.
         """
-        if self._alarm is not None:
-            self._alarm.cancel()
-            self._alarm = None
         tasks: list[asyncio.Task[None]] = []
         for hosted in list(self.instances.values()):
             tasks.extend(run.task for run in hosted.steps.values() if run.task is not None)
@@ -376,16 +251,10 @@ class Host:
             except Exception:
                 logger.error("%s: error while leaving memory: %s", hosted.label, traceback.format_exc())
         self.instances.clear()
-        self._idle.clear()
-        self._timers.clear()
+        self.parking.clear()
+        self.timers.clear()
         return tasks
 
 
 async def _nothing() -> None:
     """Stands in for the body of an instance whose input does not fit."""
-
-
-def micros(at: datetime) -> int:
-    """Microseconds since 1970, exactly."""
-    since = at - _EPOCH
-    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds

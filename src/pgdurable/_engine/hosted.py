@@ -236,6 +236,12 @@ class Hosted:
             self.pending_deliveries.popleft()()
             self.after_burst()
 
+    async def settle(self) -> None:
+        """Waits until a `def` workflow's thread waits again."""
+        while self.machine.busy and not self.closed:
+            self.settled = self.host.loop.create_future()
+            await self.settled
+
     def after_burst(self) -> None:
         """Carries out what the code asked for, or ends the instance."""
         machine = self.machine
@@ -252,14 +258,14 @@ class Hosted:
         if machine.outcome is not None:
             self._finish()
         elif not self.steps:
-            self.host.now_idle(self)
+            self.host.parking.idle(self)
 
     def carry_out(self, issued: list[Command]) -> None:
         """Starts the steps and sets the timers of these commands."""
         host = self.host
         for command in issued:
             if command.kind == "timer":
-                host.set_timer(self, command)
+                host.timers.add(self, command)
             else:
                 run = StepRun(self, command)
                 self.steps[command.seq] = run
@@ -270,7 +276,7 @@ class Hosted:
         if self.steps.get(run.command.seq) is run:
             del self.steps[run.command.seq]
         if not self.closed and not self.steps and self.machine.outcome is None:
-            self.host.now_idle(self)
+            self.host.parking.idle(self)
 
     def _finish(self) -> None:
         if self.releasing or self.machine.outcome is None:

@@ -20,7 +20,7 @@ from pgdurable._core import Batch, Flusher
 from pgdurable._engine import probes
 from pgdurable._engine.busy_wait import selector_of, spare_time
 from pgdurable._engine.clock import DatabaseClock
-from pgdurable._engine.tasks import end_tasks
+from pgdurable._engine.link import Link
 from pgdurable.errors import PgDurableError
 
 __all__ = ["Journal", "Tag"]
@@ -76,7 +76,7 @@ class Journal:
     ) -> None:
         self.flusher = Flusher(statements, copy_from)
         self.clock = clock
-        self._dsn = dsn
+        self._link = Link(self.flusher, dsn, on_ready=self._ready, on_back=self._back)
         self._on_fenced = on_fenced
         self._on_notice = on_notice
         self._flush_timeout = flush_timeout
@@ -87,21 +87,13 @@ class Journal:
         self._kicked = False
         self._fenced = False
         self._closed = False
-        self._worker: int | None = None
-        self._setup: list[str] = []
-        self._fd = -1
-        self._writing = False
         self._sent = 0.0
         self._delivering = False
         self._answers: deque[tuple[Iterator[Any], Iterator[int]]] = deque()
         self._pause_until = 0.0
         self._backoff = 0.0
-        self._reconnecting: asyncio.Task[None] | None = None
-        self._connecting: asyncio.Future[None] | None = None
         self._drained: list[asyncio.Future[None]] = []
         self.on_answer: Callable[[], None] = lambda: None
-        self.reconnects = 0
-        self.trouble: str | None = None
 
     # -- life --------------------------------------------------------------------------------------------------
 
@@ -112,11 +104,18 @@ class Journal:
             self._selector = selector_of(self._loop)
             if self._selector < 0:
                 logger.warning("busy_wait has no effect on an event loop of type %s", type(self._loop).__name__)
-        self._worker = worker
-        self._setup = setup
         self._fenced = False
-        await self._connect()
-        self._watch()
+        await self._link.open(worker, setup)
+
+    @property
+    def reconnects(self) -> int:
+        """How often a lost connection was made anew."""
+        return self._link.reconnects
+
+    @property
+    def trouble(self) -> str | None:
+        """What keeps transitions from being stored just now."""
+        return self._link.trouble
 
     def kick(self) -> None:
         """Sends what was added, once this turn of the event loop has added all it will."""
@@ -137,7 +136,7 @@ class Journal:
             and not self._first
             and not self._delivering
             and (self.flusher.idle or not self.flusher.connected)
-            and self._reconnecting is None
+            and not self._link.coming_back
         )
 
     async def drain(self) -> None:
@@ -162,9 +161,9 @@ class Journal:
         self._fenced = True
         while self._answers:  # committed under this incarnation: told before there is another
             self._hand_out()
-        await self._stop_connecting()
+        await self._link.stop_connecting()
         tags: list[Any] = []
-        flying = self._disconnect()
+        flying = self._link.disconnect()
         for batch in ([flying] if flying else []) + list(self._first) + [self.flusher.take()]:
             tags.extend(batch.tags)
         self._first.clear()
@@ -182,8 +181,8 @@ class Journal:
     async def close(self) -> None:
         """Closes the connection; what was not flushed is lost, so `drain` first."""
         self._closed = True
-        await self._stop_connecting()
-        self._disconnect()
+        await self._link.stop_connecting()
+        self._link.disconnect()
         self._tell_drained()
 
     def check_deadline(self) -> None:
@@ -196,7 +195,7 @@ class Journal:
     def _pump(self) -> None:
         self._kicked = False
         flusher = self.flusher
-        if not flusher.idle or self._fenced or self._fd < 0:
+        if not flusher.idle or self._fenced or not self._link.up:
             return
         if self._first:
             if self._pause_until > time.monotonic():
@@ -216,8 +215,8 @@ class Journal:
             return
         if probes.armed:
             probes.reach("flush.sent")
-        if flusher.wants_write != self._writing:
-            self._watch_writing()
+        if flusher.wants_write != self._link.writing:
+            self._link.watch_writing()
         if self._selector >= 0 and not self._looking:
             # From a callback of the loop: whoever sends may be a task, and workflow code never runs inside one.
             self._looking = True
@@ -226,7 +225,7 @@ class Journal:
     def _look(self) -> None:
         """Takes the answer in as soon as it comes, if until then the loop has nothing else to do."""
         self._looking = False
-        if self._fd >= 0 and not self._writing and not self.flusher.idle:
+        if self._link.up and not self._link.writing and not self.flusher.idle:
             spare = spare_time(self._loop, self._busy_wait)
             if spare > 0.0 and self.flusher.look(self._selector, spare):
                 self._ready()
@@ -238,12 +237,12 @@ class Journal:
         except ConnectionError as error:
             self._lost(error)
             return
-        if flusher.wants_write != self._writing:
-            self._watch_writing()
+        if flusher.wants_write != self._link.writing:
+            self._link.watch_writing()
         if done is not None:
             if done[0] == "committed":
                 self.clock.learn(done[2], self._sent, time.monotonic())
-                if self.trouble is not None:
+                if self._link.trouble is not None:
                     self._recovered()
                 self._pump()  # the server works on the next batch while this one's answers are handed out
                 self._answers.append((iter(done[1].tags), iter(done[3]) if done[3] is not None else repeat(done[2])))
@@ -294,7 +293,7 @@ class Journal:
             self._first.appendleft(batch)
             self._backoff = min(max(self._backoff * 2, 0.02), _LONGEST_WAIT_S)
             self._pause_until = time.monotonic() + self._backoff
-            self._complain(f"the server refuses writes for now: {message} ({sqlstate})")
+            self._link.complain(f"the server refuses writes for now: {message} ({sqlstate})")
             self._loop.call_later(self._backoff + 0.001, self._renew if sqlstate == _READ_ONLY else self.kick)
             return
         if len(batch) > 1:
@@ -312,8 +311,8 @@ class Journal:
 
     def _renew(self) -> None:
         """Goes on with another session: one that began as read-only stays so when the server takes writes again."""
-        if self._fd >= 0:
-            self._lost(ConnectionError(self.trouble or "the session is read-only"))
+        if self._link.up:
+            self._lost(ConnectionError(self._link.trouble or "the session is read-only"))
 
     def _tell_drained(self) -> None:
         if self.empty or self._fenced or self._closed:
@@ -322,75 +321,23 @@ class Journal:
                 if not future.done():
                     future.set_result(None)
 
-    # -- connection --------------------------------------------------------------------------------------------
-
-    async def _connect(self) -> None:
-        # Shielded: the thread that connects cannot be interrupted, and must be done before anyone closes.
-        self._connecting = self._loop.run_in_executor(None, self.flusher.connect, self._dsn, self._worker, self._setup)
-        await asyncio.shield(self._connecting)
-
-    async def _stop_connecting(self) -> None:
-        if self._reconnecting is not None:
-            await end_tasks(self._reconnecting)
-            self._reconnecting = None
-        if self._connecting is not None:
-            await asyncio.gather(self._connecting, return_exceptions=True)
-
-    def _watch(self) -> None:
-        self._fd = self.flusher.fileno
-        self._loop.add_reader(self._fd, self._ready)
-
-    def _watch_writing(self) -> None:
-        self._writing = self.flusher.wants_write
-        if self._writing:
-            self._loop.add_writer(self._fd, self._ready)
-        else:
-            self._loop.remove_writer(self._fd)
-
-    def _disconnect(self) -> Batch | None:
-        if self._fd >= 0:
-            self._loop.remove_reader(self._fd)
-            if self._writing:
-                self._loop.remove_writer(self._fd)
-                self._writing = False
-            self._fd = -1
-        return self.flusher.close()
+    # -- the connection is lost, and back ------------------------------------------------------------------------
 
     def _lost(self, error: Exception) -> None:
-        batch = self._disconnect()
+        batch = self._link.disconnect()
         if batch is not None:
             self._first.appendleft(batch)
         if self._closed or self._fenced:
             return
         text = str(error) or repr(error)
-        self._complain(f"connection lost: {text.splitlines()[0]}")
-        if self._reconnecting is None:
-            self._reconnecting = self._loop.create_task(self._reconnect())
+        self._link.complain(f"connection lost: {text.splitlines()[0]}")
+        self._link.come_back()
 
-    async def _reconnect(self) -> None:
-        wait = 0.02
-        while True:
-            try:
-                await self._connect()
-                break
-            except ConnectionError as error:
-                self.trouble = str(error)
-            await asyncio.sleep(wait)
-            # Short: while we are away the others see us absent.
-            wait = min(wait * 2, 0.25)
-        self._reconnecting = None
-        self.reconnects += 1
-        self._watch()
+    def _back(self) -> None:
         if not self._first and not self.flusher.waiting:
             self._recovered()
         self._pump()
 
-    def _complain(self, what: str) -> None:
-        if self.trouble is None:
-            logger.warning("%s; trying again until it works", what)
-        self.trouble = what
-
     def _recovered(self) -> None:
-        logger.warning("the server takes writes again")
-        self.trouble = None
+        self._link.recovered()
         self._backoff = 0.0

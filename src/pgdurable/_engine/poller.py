@@ -19,7 +19,8 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.backlog import Gate
-from pgdurable._engine.host import Host, micros
+from pgdurable._engine.clock import micros
+from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._store.sql import named_queries
 

@@ -11,8 +11,9 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
 from pgdurable._engine.backlog import MOST_BYTES, Gate
+from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import is_passing
-from pgdurable._engine.host import Host, micros
+from pgdurable._engine.host import Host
 from pgdurable._engine.ids import new_id
 from pgdurable._engine.tasks import end_tasks
 from pgdurable._store.sql import named_queries

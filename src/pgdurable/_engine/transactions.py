@@ -22,6 +22,7 @@ from psycopg import pq
 from psycopg_pool import AsyncConnectionPool, ConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import read_only, read_only_for_good
 from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
 from pgdurable._engine.step_shelf import StepShelf
@@ -203,7 +204,8 @@ class Transactions:
                 )
                 permission.result()
                 row = conn.execute(self._checkpoint, self._row(run, payload), prepare=True).fetchone()
-            return _us(row)
+            assert row is not None
+            return micros(row[0])
         except psycopg.OperationalError as error:
             if (conn is None or conn.closed) and not run.committing:
                 raise _Unavailable from error
@@ -280,7 +282,7 @@ class Transactions:
                         return _VOIDED
                     cursor = await conn.execute(self._read, (run.hosted.uuid, run.event_id))
                     row = await cursor.fetchone()
-                    return _VOIDED if row is None else _us(row)
+                    return _VOIDED if row is None else micros(row[0])
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
                 logger.debug("outcome of %s not known yet: %s", run.command.name, error)
             await asyncio.sleep(wait)
@@ -296,8 +298,3 @@ class Transactions:
 def _renew(conn: psycopg.Connection[Any]) -> None:
     if read_only_for_good(conn):
         conn.close()
-
-
-def _us(row: Any) -> int:
-    at = row[0]
-    return int(at.replace(microsecond=0).timestamp()) * 1_000_000 + int(at.microsecond)

@@ -175,6 +175,7 @@ class Worker:
         host = self.host
         try:
             host.draining = True
+            host.timers.rest()
             self.gate.close(error)
             self.keyed.gate.close(error)
             await self._drain(longest)

@@ -1,0 +1,101 @@
+"""Brings a claimed instance to where its history ends, and on from there."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from pgdurable._engine.clock import micros
+from pgdurable._engine.steps import StepRun, replayed_answer
+from pgdurable._failure import encode_error
+from pgdurable.codec import decode_stored
+from pgdurable.errors import NonDeterminismError, PgDurableError
+
+if TYPE_CHECKING:
+    from pgdurable._engine.hosted import Hosted
+
+__all__ = ["replay"]
+
+logger = logging.getLogger("pgdurable.engine")
+
+# Of a step whose last attempt failed: the next attempt, the seconds it was to wait, when the last one was recorded.
+Attempts = dict[int, tuple[int, float, int]]
+
+
+async def replay(hosted: Hosted, history: list[Any]) -> None:
+    """Runs the code against its recorded events, then starts what history does not answer.
+
+    An instance whose code no longer fits its history, or whose history cannot be read, is paused with the reason.
+
+    Args:
+        history: rows (instance_id, event_id, kind, seq, name, attempt, fingerprint, payload, error, recorded_at).
+    """
+    hosted.machine.replaying = True
+    try:
+        attempts = await _run_again(hosted, history)
+    except NonDeterminismError as error:
+        logger.error("%s", error)
+        hosted.host.release(hosted, "paused", error=encode_error(error, keep_traceback=False))
+        return
+    except PgDurableError as error:
+        logger.error("%s: its history cannot be replayed: %s", hosted.label, error)
+        hosted.host.release(hosted, "paused", error=encode_error(error))
+        return
+    except Exception as error:
+        logger.exception("%s: its history cannot be replayed", hosted.label)
+        hosted.host.release(hosted, "paused", error=encode_error(error))
+        return
+    if attempts is None:
+        return
+    machine = hosted.machine
+    machine.replaying = False
+    machine.drain()
+    if machine.outcome is None:
+        _go_on(hosted, attempts)
+    hosted.after_burst()
+
+
+async def _run_again(hosted: Hosted, history: list[Any]) -> Attempts | None:
+    """Delivers the recorded events. None: the instance has left memory meanwhile."""
+    machine = hosted.machine
+    label = hosted.label
+    attempts: Attempts = {}
+    machine.start()
+    await hosted.settle()
+    for _, event_id, kind, seq, name, attempt, mark, payload, error, recorded_at in history:
+        hosted.next_event = event_id + 1
+        at_us = micros(recorded_at)
+        if kind == "step":
+            machine.expect(event_id, seq, "step", name, mark)
+            command = machine.pending.get(seq)
+            value, failure = replayed_answer(
+                command.step if command else None, name, attempt, payload, error,
+                f"{label}: checkpoint of step {name}",
+            )  # fmt: skip
+            machine.answer(seq, value, failure, at_us)
+        elif kind == "timer":
+            machine.expect(event_id, seq, "timer", None, None)
+            machine.fire(seq, at_us)
+        elif kind == "signal":
+            machine.signal(name, decode_stored(payload), at_us)
+        elif kind == "attempt":
+            attempts[seq] = (attempt + 1, float((decode_stored(payload) or {}).get("retry_in", 0.0)), at_us)
+        if machine.busy:
+            await hosted.settle()
+        if hosted.closed:
+            return None
+    return attempts
+
+
+def _go_on(hosted: Hosted, attempts: Attempts) -> None:
+    """Starts what the replayed code waits for and history does not answer."""
+    host = hosted.host
+    for command in list(hosted.machine.pending.values()):
+        if command.kind == "timer":
+            host.timers.add(hosted, command)
+            continue
+        attempt, wait, failed_us = attempts.get(command.seq, (1, 0.0, 0))
+        run = StepRun(hosted, command, attempt)
+        hosted.steps[command.seq] = run
+        left = wait - max(host.clock.now_us() - failed_us, 0) / 1e6 if wait else 0.0
+        run.start(max(left, 0.0))
