@@ -3,7 +3,8 @@
 cdef class Timers:
     cdef object _loop, _clock, _on_due, _alarm, _alarm_us
     cdef list _heap
-    cdef Py_ssize_t _count
+    cdef Py_ssize_t _count, _full
+    cdef double _swept
     cdef bint _resting
     cdef object __weakref__
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,8 @@ __all__ = ["Timers"]
 
 # A timer is looked at again after at most this long, so that a clock that was set does not delay it much.
 _LONGEST_NAP_S = 60.0
+# Not worth looking for timers of no use among fewer.
+_LEAST_SWEPT = 1024
 
 
 class Timers:
@@ -37,10 +40,14 @@ class Timers:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
         self._resting = False
+        self._full = _LEAST_SWEPT
+        self._swept = time.monotonic()
 
     def add(self, hosted: Hosted, command: Command) -> None:
         """Wakes the instance when this timer is due, unless it is cancelled or the instance has left by then."""
         self._count += 1
+        if len(self._heap) >= self._full:
+            self._sweep()
         heapq.heappush(self._heap, (command.due_us, self._count, hosted, command))
         if self._alarm is None or command.due_us < self._alarm_us:
             self._set_alarm()
@@ -57,6 +64,20 @@ class Timers:
         self._heap.clear()
         self._resting = False
 
+    def __len__(self) -> int:
+        """Timers kept, some of which may be of no more use."""
+        return len(self._heap)
+
+    def _sweep(self) -> None:
+        """Lets go of the timers that nobody waits for here any more; the next time is when there are twice as many.
+
+        An instance that sleeps for a month is parked after seconds: without this it would stay in memory all the same.
+        """
+        self._heap[:] = [entry for entry in self._heap if not (entry[3].cancelled or entry[2].closed)]
+        heapq.heapify(self._heap)
+        self._swept = time.monotonic()
+        self._full = max(2 * len(self._heap), _LEAST_SWEPT)
+
     def _set_alarm(self) -> None:
         if self._alarm is not None:
             self._alarm.cancel()
@@ -71,6 +92,8 @@ class Timers:
 
     def _ring(self) -> None:
         self._alarm = None
+        if time.monotonic() - self._swept > _LONGEST_NAP_S:
+            self._sweep()
         now_us = self._clock.now_us()
         heap = self._heap
         while heap and heap[0][0] <= now_us:
