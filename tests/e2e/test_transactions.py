@@ -204,11 +204,20 @@ async def test_a_race_of_timeouts_and_commits_never_disagrees_with_the_ledger(ns
             return False
         return True
 
+    results: dict[str, bool] = {}
     async with ns.engine(race) as engine:
-        handles = {f"{n:03}": await engine.start(race, f"{n:03}", 0.015 + 0.0005 * (n % 60)) for n in range(120)}
-        results = {name: await h.result(timeout=60) for name, h in handles.items()}
-    assert [name for name in sorted(results) if results[name]] == ns.entries()
-    assert 0 < len(ns.entries()) < 120
+        # Around the time that the steps take here and now, so that some are in time and some are not.
+        middle = 0.03
+        for turn in range(20):
+            names = {f"{turn:02}-{n:03}": middle * (0.5 + n % 60 / 60) for n in range(120)}
+            handles = {name: await engine.start(race, name, limit) for name, limit in names.items()}
+            results |= {name: await h.result(timeout=60) for name, h in handles.items()}
+            assert [name for name in sorted(results) if results[name]] == ns.entries()
+            in_time = sum(results[name] for name in names)
+            if 0 < in_time < len(names):
+                return
+            middle *= 0.7 if in_time else 1.5
+    pytest.fail("no turn had both steps in time and steps that were too late")
 
 
 async def test_explicit_commit_is_refused_and_savepoints_work(ns: Namespace) -> None:
