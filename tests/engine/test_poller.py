@@ -148,6 +148,18 @@ async def test_the_collector_is_held_off_for_a_batch_and_no_longer(
     assert set(during) == {not held_off}
 
 
+async def test_a_claim_that_waits_for_the_server_does_not_hold_the_collector_off(dsn: str, schema: str) -> None:
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], migrate=True, poll_interval=0.01):
+        with psycopg.connect(dsn) as other:
+            other.execute(f"lock table {schema}.instances in access exclusive mode")
+            await until(lambda: not gc.isenabled(), "the collector is held off")
+            await until(gc.isenabled, "the collector is on again")
+            waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and query like %s"
+            row = other.execute(waits, [f"%{schema}.claim(%"]).fetchone()
+            assert row == (1,), "the claim does not wait any more"
+            other.rollback()
+
+
 async def test_a_collector_that_is_off_stays_off(dsn: str, schema: str) -> None:
     await start(dsn, schema, 3)
     gc.disable()

@@ -34,6 +34,7 @@ _MOST_IN_A_LOOK = 2000
 # Between two looks lies as much time as the first took, so that hints without end leave room for other work; this
 # much is enough.
 _LONGEST_GAP_S = 0.005
+_LONGEST_HOLD_S = 1.0
 _STRAY_AFTER_S = 2.0
 _TIDY_EVERY_S = 30.0
 
@@ -78,6 +79,7 @@ class Poller:
         definitions = list(host.registry)
         self._names = [d.name for d in definitions]
         self._versions = [d.version for d in definitions]
+        self._all_async = all(d.is_async for d in definitions)
         self._current = [host.registry.is_current(d) for d in definitions]
         self._tidied = time.monotonic()
         self._unsure = False
@@ -142,7 +144,8 @@ class Poller:
                 await self._events(conn)  # somebody may be waiting for one right now
             claimed, more = False, False
             if self._names and self._room() > 0 and self._may_claim():
-                claimed, more = await self._claim(conn, worker)
+                with _no_collections(self._all_async):
+                    claimed, more = await self._claim(conn, worker)
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
             if claimed:
@@ -275,16 +278,19 @@ class Poller:
 
 @contextmanager
 def _no_collections(wanted: bool) -> Iterator[None]:
-    """Holds the garbage collector off, if wanted, while a batch is replayed.
+    """Holds the garbage collector off, if wanted, while instances are claimed and replayed; for a second at most.
 
     What is made there stays: looking through it again and again for garbage took more time than making it, since
-    each full collection walks over all the instances in memory.
+    each full collection walks over all the instances in memory. Held off for all batches of a look, and not for each
+    by itself, 11,100 instances a second are replayed instead of 7,900.
     """
     if not wanted or not gc.isenabled():
         yield
         return
     gc.disable()
+    too_long = asyncio.get_running_loop().call_later(_LONGEST_HOLD_S, gc.enable)  # the server may leave a claim waiting
     try:
         yield
     finally:
+        too_long.cancel()
         gc.enable()
