@@ -81,6 +81,7 @@ def latency(found: Found) -> Figure | None:
     lines = [
         ("transition.idle", "bare insert", "bare one-row insert, idle", INK, "--"),
         ("transition.idle", "transition", "one transition, idle", GREEN, "-"),
+        ("transition.idle_busy_wait", "transition", "the same, busy waiting", GREEN, "-."),
         ("offered.1k", "step", "1,000 steps/s offered", BLUE, "-"),
         ("offered.10k", "step", "10,000 steps/s offered", ORANGE, "-"),
         ("offered.10k", "commit only", "the same, commit only", ORANGE, "--"),
