@@ -42,7 +42,7 @@ if [ "${CIBUILDWHEEL:-}" = 1 ]; then
     if command -v apk >/dev/null; then apk add --quiet perl bison flex linux-headers; fi
 fi
 for tool in "${CC:-cc}" make perl bison flex tar; do
-    command -v "$tool" >/dev/null || fail "$tool is needed to build libpq, and is not here"
+    command -v "$tool" >/dev/null || fail "$tool is needed to build libpq, and is not here (Debian: apt-get install gcc make perl bison flex tar)"
 done
 
 # source_of NAME URL DIGEST [FILE [ITS_DIGEST]] prints the path of a tarball whose digest is right.
