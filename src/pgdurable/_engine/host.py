@@ -168,7 +168,7 @@ class Host:
             return
         await replay(hosted, history)
 
-    # -- events  ---------------------------------------------------------------------------------------
+    # -- events -----------------------------------------------------------------------------------------------------
 
     def _timer_due(self, hosted: Hosted, command: Command) -> None:
         self.parking.busy(hosted)
