@@ -17,13 +17,14 @@ import numpy as np
 
 from benchmarks.lab import Lab
 from pgdurable._core import Flusher
-from pgdurable._engine.ids import new_id
+from pgdurable._engine.ids import Ids
 from pgdurable._engine.journal import COPY_FROM
 from pgdurable._store.sql import named_queries
 
 SIZES = (1, 4, 16, 32, 64, 96, 128, 192, 256, 512, 1024, 2048)
 ROWS = 30_000  # rows of each size and way, at most 300 batches
 NEVER = 1 << 30
+new_id = Ids(lambda: 0).new_id
 
 
 def flush(flusher: Flusher, rows: int) -> float:

@@ -147,8 +147,10 @@ def sizes(lab: Lab) -> dict[str, int]:
         ):
             found["dead"] += dead
             found["bytes"] += size
+            table = "history" if table.startswith("history") else table  # its partitions
             if table in ("instances", "history", "events"):
-                found[f"{table}_dead"], found[f"{table}_bytes"] = dead, size
+                found[f"{table}_dead"] = found.get(f"{table}_dead", 0) + dead
+                found[f"{table}_bytes"] = found.get(f"{table}_bytes", 0) + size
     return found
 
 

@@ -28,13 +28,14 @@ from benchmarks.figures import curve, latency
 from benchmarks.group_commit import GroupCommit
 from benchmarks.lab import Lab
 from benchmarks.open_loop import Arrivals
-from pgdurable._engine.ids import new_id
+from pgdurable._engine.ids import Ids
 from pgdurable.cli.bench_floor import make_bare_tables
 from pgdurable.workflow import Step, Workflow
 
 # rate -> (seconds, instances that take the arrivals)
 RATES = {1_000: (5.0, 200), 10_000: (5.0, 500), 50_000: (3.0, 2_000)}
 TURNS = 2
+new_id = Ids(lambda: 0).new_id
 
 
 class Desk:

@@ -25,7 +25,7 @@ import pytest
 import pgdurable as pgd
 from benchmarks.figures import latency, spread
 from benchmarks.lab import Lab
-from pgdurable._engine.ids import new_id
+from pgdurable._engine.ids import Ids
 from pgdurable.cli.bench_floor import bare_starts, copy_instances_again, make_bare_tables, recorded_instances
 from pgdurable.workflow import Workflow
 
@@ -159,8 +159,9 @@ def bench_start_in_transaction(benchmark: Any, lab: Lab) -> None:
                     await conn.close()
 
     def connection(_: int) -> None:
+        ids = Ids(lambda: 0)
         with lab.bare() as bare:
-            bare_starts(bare, lab.schema, [new_id() for _ in range(number // CONNECTIONS)])
+            bare_starts(bare, lab.schema, [ids.new_id() for _ in range(number // CONNECTIONS)])
 
     def floor() -> None:
         with lab.bare() as bare:

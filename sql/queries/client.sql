@@ -19,6 +19,9 @@ copy @extschema@.instances (id, workflow, version, status, queue, owner, input) 
 -- name: instance_there
 select exists (select from @extschema@.instances where id = encode(%s::bytea, 'hex')::uuid)
 
+-- name: time
+select (extract(epoch from clock_timestamp()) * 1000000)::bigint
+
 -- name: notify_due
 select pg_notify(@extschema@.channel(), 'due')
 

@@ -192,8 +192,7 @@ class Client:
             ids = await own
         else:
             sender = BulkSender(
-                self._database.pool, self._database.sql,
-                StartRows(input.name, input.version(version), queue, self.payload_limit),
+                self._database, StartRows(input.name, input.version(version), queue, self.payload_limit),
                 patience=_PATIENCE_S, admit=self._admit,
             )  # fmt: skip
             try:

@@ -14,7 +14,7 @@ import psycopg
 from pgdurable._engine.bulk import batches
 from pgdurable._engine.busy_wait import MOST_S
 from pgdurable._engine.host import Host
-from pgdurable._engine.ids import check_key, new_id
+from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, split_argument
 from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
@@ -193,7 +193,7 @@ class Engine(Client):
         if worker.gate.full(len(data)):
             await worker.gate.enter(len(data))
             self._running()
-        instance_id = new_id()
+        instance_id = worker.new_id()
         future: asyncio.Future[int] = host.loop.create_future()
         host.start(instance_id, definition, data, queue, future, worker.room() > 0, loaded)
         await future
@@ -220,7 +220,7 @@ class Engine(Client):
                 if gate.full(len(data)):
                     await gate.enter(len(data))
                     self._running()
-                instance_id = new_id()
+                instance_id = worker.new_id()
                 bulk.add()
                 host.start(instance_id, definition, data, queue, bulk, owned=worker.room() > 0)
                 ids += instance_id

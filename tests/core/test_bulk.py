@@ -19,7 +19,7 @@ import pytest
 from hypothesis import example, given, settings
 
 from pgdurable._core import BadValue, Flusher, StartRows, Table, make_ids
-from pgdurable._engine import ids
+from pgdurable._engine.ids import Ids
 from pgdurable.codec import encode
 
 UNITS_NS = {"D": 86_400_000_000_000, "h": 3_600_000_000_000, "s": 10**9, "ms": 10**6, "us": 10**3, "ns": 1}
@@ -242,6 +242,7 @@ def test_a_table_keeps_the_memory_it_reads() -> None:
 
 
 def test_ids_made_in_bulk_go_on_where_single_ones_stopped() -> None:
+    ids = Ids(lambda: 0)
     made = [ids.new_id() for _ in range(5000)]
     for n in (1, 3, 9000, 0, 4095):
         bulk = ids.new_ids(n)
@@ -255,6 +256,7 @@ def test_ids_made_in_bulk_go_on_where_single_ones_stopped() -> None:
 
 
 def test_threads_that_make_ids_at_once_get_different_ones_in_order() -> None:
+    ids = Ids(lambda: 0)
     together = threading.Barrier(4)
 
     def work(thread: int) -> list[bytes]:

@@ -505,10 +505,11 @@ def test_views_show_the_right_rows(ns: Namespace) -> None:
 
 def test_every_view_can_be_read(ns: Namespace) -> None:
     for name, _ in sql_files("views"):
-        assert ns.rows(f"select * from @.{name.removesuffix('.sql')}") == []
+        rows = ns.rows(f"select * from @.{name.removesuffix('.sql')}")
+        assert bool(rows) == (name == "history_partitions.sql")
 
 
-@pytest.mark.parametrize("file", ["client", "flush", "worker"])
+@pytest.mark.parametrize("file", ["client", "flush", "upkeep", "worker"])
 def test_the_server_accepts_every_named_query(ns: Namespace, file: str) -> None:
     for name, text in named_queries(file, ns.schema).items():
         if text.startswith("copy"):

@@ -283,7 +283,7 @@ async def test_check_async(dsn: str, conn: psycopg.Connection, schema: str) -> N
         migrate(dsn, schema)
         await check_async(aconn, schema)
         assert aconn.info.transaction_status == psycopg.pq.TransactionStatus.IDLE
-        conn.execute(f"update {schema}.migrations set version = 99")
+        conn.execute(f"update {schema}.migrations set version = 97 + version")
         with pytest.raises(SchemaError, match="newer"):
             await check_async(aconn, schema)
 
@@ -350,7 +350,7 @@ def test_the_migration_lock_is_lock_class_2(dsn: str, conn: psycopg.Connection, 
         held = mine.execute(
             "select classid::int8, objid::int8 from pg_locks where locktype = 'advisory' and pid = pg_backend_pid()"
         )
-        assert held.fetchall() == [(expected, 0)]
+        assert (expected, 0) in held.fetchall()
         mine.rollback()
 
 

@@ -10,12 +10,12 @@ from itertools import islice
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import PoolTimeout
 
 from pgdurable._core import StartRows
 from pgdurable._engine.columns import Columns
 from pgdurable._engine.connections import is_passing
-from pgdurable._engine.ids import new_ids
+from pgdurable._engine.database import Database
 from pgdurable._engine.tasks import end_tasks
 
 __all__ = ["BulkSender", "batches"]
@@ -28,6 +28,7 @@ _BYTES_A_COMMIT = 8 * 1024 * 1024
 _ROWS_AT_ONCE = 1000  # encoded between two turns of the event loop: half a millisecond
 _OBJECTS_A_COMMIT = 5000
 _OBJECTS_AT_ONCE = 250
+_TIMED_FOR_S = 60.0
 
 
 async def batches(arguments: Iterable[Any] | AsyncIterable[Any], size: int = _OBJECTS_AT_ONCE) -> AsyncIterator[Any]:
@@ -54,26 +55,26 @@ class BulkSender:
     A commit whose answer was lost is asked for by its first id: the ids are ours, and a commit is all or nothing.
 
     Args:
-        sql: texts of sql/queries/client.sql.
         patience: seconds for which a commit is tried while the server is away, or takes no writes.
         admit: awaited before each commit; holds back while there is no room for more.
     """
 
     def __init__(
         self,
-        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
-        sql: dict[str, str],
+        database: Database,
         rows: StartRows,
         *,
         patience: float,
         admit: Callable[[], Awaitable[None]],
     ) -> None:
-        self._pool = pool
-        self._sql = sql
+        self._database = database
+        self._pool = database.pool
+        self._sql = database.sql
         self._rows = rows
         self._patience = patience
         self._admit = admit
         self.ids = bytearray()
+        self._timed = -_TIMED_FOR_S
 
     async def send_columns(self, columns: Columns, limit: int) -> None:
         """One start per row. Raises for a row that cannot be stored before anything is started."""
@@ -84,7 +85,7 @@ class BulkSender:
         first = 0
         while first < n:
             last = min(first + _ROWS_A_COMMIT, n)
-            ids = new_ids(last - first)
+            ids = await self._new_ids(last - first)
             await self._commit(ids, partial(self._blocks, columns, first, last, ids))
             first = last
 
@@ -104,7 +105,7 @@ class BulkSender:
         try:
             ids = b""
             async for batch in batches(arguments):
-                more = new_ids(len(batch))
+                more = await self._new_ids(len(batch))
                 for place, argument in enumerate(batch):
                     rows.add(more[16 * place : 16 * place + 16], encoded(argument))
                 ids += more
@@ -119,6 +120,17 @@ class BulkSender:
                 await self._commit(ids, [rows.take()].__iter__)
         finally:
             await end_tasks(sending)
+
+    async def _new_ids(self, n: int) -> bytes:
+        """Ids by the server's clock, which is asked for now and then."""
+        if time.monotonic() - self._timed > _TIMED_FOR_S:
+            try:
+                await self._database.learn_time()
+                self._timed = time.monotonic()
+            except (psycopg.Error, PoolTimeout) as error:
+                if not is_passing(error):  # what was known of it will do
+                    raise
+        return self._database.ids.new_ids(n)
 
     async def announce(self) -> None:
         """Tells the workers that there is work; they would see it at their next look."""

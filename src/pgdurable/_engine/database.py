@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool, PoolTimeout
 
+from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
+from pgdurable._engine.ids import Ids
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
@@ -27,6 +30,8 @@ class Database:
         face: what messages call the object it belongs to.
         application: what the server calls the connections, unless the connection string says otherwise.
     Attributes:
+        clock: the server's, as far as it has been learnt.
+        ids: for new instances.
         schema: the namespace, quoted where it has to be.
         sql: texts of sql/queries/client.sql.
     """
@@ -37,6 +42,8 @@ class Database:
         self.sql = named_queries("client", schema)
         self._face = face
         self._max_connections = max_connections
+        self.clock = DatabaseClock()
+        self.ids = Ids(self.clock.now_us)
         self._pid = 0
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
 
@@ -49,6 +56,7 @@ class Database:
             try:
                 async with pool.connection() as conn:
                     await migrations.check_async(conn, self.schema)
+                    await self._learn_time(conn)
             except BaseException:
                 await close_pool(pool)
                 raise
@@ -111,6 +119,18 @@ class Database:
         """The first column of a named query's first row, or None."""
         rows = await self.rows(query, params)
         return rows[0][0] if rows else None
+
+    async def learn_time(self) -> None:
+        """Sets `clock` by the server's. Raises psycopg's errors."""
+        async with self.pool.connection() as conn:
+            await self._learn_time(conn)
+
+    async def _learn_time(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        sent = time.monotonic()
+        cursor = await conn.execute(self.sql["time"])
+        row = await cursor.fetchone()
+        assert row is not None
+        self.clock.learn(int(row[0]), sent, time.monotonic())
 
     def explain(self, error: psycopg.Error) -> PgDurableError:
         """The error of ours that stands for one of psycopg's."""

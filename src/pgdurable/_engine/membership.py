@@ -76,15 +76,6 @@ class Membership:
         self._seen.clear()
         return self.worker
 
-    async def time(self) -> tuple[int, float, float]:
-        """The database's time in microseconds since 1970, and `time.monotonic` before and after asking."""
-        async with self._pool.connection() as conn:
-            sent = time.monotonic()
-            cursor = await conn.execute("select (extract(epoch from clock_timestamp()) * 1000000)::bigint")
-            row = await cursor.fetchone()
-        assert row is not None
-        return int(row[0]), sent, time.monotonic()
-
     def session_setup(self) -> list[str]:
         """What the journal's connection runs first: it marks our presence and hears notifications."""
         return [

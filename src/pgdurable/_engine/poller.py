@@ -22,6 +22,7 @@ from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
+from pgdurable._engine.upkeep import Upkeep
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Poller"]
@@ -61,6 +62,7 @@ class Poller:
         host: Host,
         pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
         schema: str,
+        upkeep: Upkeep,
         *,
         room: Callable[[], int],
         gate: Gate,
@@ -69,6 +71,7 @@ class Poller:
         self._host = host
         self._pool = pool
         self._sql = named_queries("worker", schema)
+        self._upkeep = upkeep
         self._room = room
         self._gate = gate
         self._turn: asyncio.Task[None] | None = None
@@ -195,6 +198,8 @@ class Poller:
         rows = await cursor.fetchall()
         if rows and probes.armed:
             probes.reach("claim.returned")
+        if rows and rows[-1][0].bytes >= self._upkeep.end:
+            rows = await self._upkeep.cover(conn, worker, rows)
         return _Batch(rows, await self._load(conn, rows), asked)
 
     async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
@@ -239,6 +244,8 @@ class Poller:
             for first in range(0, len(lost), _AT_ONCE):
                 cursor = await conn.execute(self._sql["take_up"], (lost[first : first + _AT_ONCE], worker))
                 rows = await cursor.fetchall()
+                if rows and rows[-1][0].bytes >= self._upkeep.end:
+                    rows = await self._upkeep.cover(conn, worker, rows)
                 await self._take_in(worker, rows, await self._load(conn, rows))
             self._strays = None
 

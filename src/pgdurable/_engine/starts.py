@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import psycopg
@@ -14,7 +15,6 @@ from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import is_passing
 from pgdurable._engine.host import Host
-from pgdurable._engine.ids import new_id
 from pgdurable._engine.tasks import end_tasks
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import InvalidId, PgDurableError
@@ -68,9 +68,15 @@ class KeyedStarts:
     """
 
     def __init__(
-        self, host: Host, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str, most: int
+        self,
+        host: Host,
+        pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
+        schema: str,
+        most: int,
+        new_id: Callable[[], bytes],
     ) -> None:
         self._host = host
+        self._new_id = new_id
         self._pool = pool
         self._sql = named_queries("client", schema)
         self._filling: list[tuple[str, bytes, Workflow[Any, Any], bytes, str, bool, asyncio.Future[uuid.UUID]]] = []
@@ -81,11 +87,12 @@ class KeyedStarts:
     async def start(
         self, key: str, definition: Workflow[Any, Any], data: bytes, queue: str, *, owned: bool
     ) -> uuid.UUID:
-        """The instance the id names, started by this call or earlier. Raises InvalidId."""
+        """The instance the id names, started by this call or earlier. Raises InvalidId, and what `new_id` raises."""
         if self.gate.full(len(data)):
             await self.gate.enter(len(data))
+        id = self._new_id()
         future: asyncio.Future[uuid.UUID] = self._host.loop.create_future()
-        self._filling.append((key, new_id(), definition, data, queue, owned, future))
+        self._filling.append((key, id, definition, data, queue, owned, future))
         self.load = (self.load[0] + 1, self.load[1] + len(data))
         if self._sender is None or self._sender.done():
             self._sender = self._host.loop.create_task(self._send())

@@ -13,7 +13,6 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._core import add_audit_hook
 from pgdurable._engine.backlog import MOST_BYTES, Gate
-from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool
 from pgdurable._engine.database import Database
 from pgdurable._engine.host import Host
@@ -27,6 +26,7 @@ from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
+from pgdurable._engine.upkeep import Upkeep
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import PgDurableError
@@ -81,7 +81,7 @@ class Worker:
         self._rejoining: asyncio.Task[None] | None = None
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema),
-            on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=DatabaseClock(),
+            on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=database.clock,
             busy_wait=settings.busy_wait,
         )  # fmt: skip
         self.host = host = Host(
@@ -95,10 +95,11 @@ class Worker:
         )  # fmt: skip
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
+        self.upkeep = Upkeep(worker_pool, schema)
         self.poller = Poller(
-            host, worker_pool, schema, room=self.room, gate=gate, interval=settings.poll_interval
+            host, worker_pool, schema, self.upkeep, room=self.room, gate=gate, interval=settings.poll_interval
         )  # fmt: skip
-        self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog)
+        self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id)
         host.on_fenced = self._fenced
         host.on_parked = self.poller.hint_at
 
@@ -146,7 +147,9 @@ class Worker:
         try:
             host.worker = await membership.join([{"name": d.name, "version": d.version} for d in host.registry])
             await self.journal.open(host.worker, membership.session_setup())
-            host.clock.learn(*await membership.time())
+            await self._database.learn_time()
+            if not self.upkeep.end:
+                await self.upkeep.make_partitions()
         except (psycopg.Error, ConnectionError) as error:
             raise connect_failed(self._database.dsn, error) from None
 
@@ -157,6 +160,7 @@ class Worker:
             loop.create_task(self.poller.run()),
             loop.create_task(self.membership.keep(self.metrics)),
             loop.create_task(self._sweep()),
+            loop.create_task(self.upkeep.run()),
         ]
 
     async def _sweep(self) -> None:
@@ -252,6 +256,10 @@ class Worker:
         """Transitions and bytes the server is behind with. A start counts until its caller has been told."""
         transitions, nbytes = self.journal.load
         return max(transitions, self.host.starting), nbytes
+
+    def new_id(self) -> bytes:
+        """The id of an instance to start. Raises PgDurableError when its history would have no partition."""
+        return self.upkeep.check(self._database.ids.new_id())
 
     def room(self) -> int:
         """How many more instances may be in memory."""

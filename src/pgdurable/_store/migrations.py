@@ -299,6 +299,8 @@ def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], sch
             )
             applied.append(name)
     routines = _install_routines(cur, schema)
+    if applied:  # workers make those of later
+        _make_partitions(cur, schema)
     return MigrationReport(schema, before, latest_version(), tuple(applied), routines)
 
 
@@ -320,6 +322,10 @@ def _prepare_schema(cur: psycopg.Cursor[Any], schema: str) -> None:
             hint="Choose a schema of its own for pgdurable.",
         )
     _run(cur, schema, _VERSION_TABLE + ";" + _VERSION_COMMENT)
+
+
+def _make_partitions(cur: psycopg.Cursor[Any], schema: str) -> None:
+    cur.execute(_sql("select @extschema@.make_partitions()", schema), prepare=False)
 
 
 def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:

@@ -13,7 +13,7 @@ from types import TracebackType
 
 from psycopg import pq
 
-from pgdurable._engine.ids import new_id
+from pgdurable._engine.ids import Ids
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import ConnectionFailed, PgDurableError
 
@@ -137,6 +137,7 @@ def bare_inserts(bare: Bare, schema: str, number: int, payload: bytes = b"7") ->
     clock, execute = time.perf_counter, bare.execute
     took = []
     instance = b""
+    new_id = Ids(lambda: 0).new_id
     for n in range(number):
         event = n % _STEPS_OF_AN_INSTANCE + 1
         if event == 1:

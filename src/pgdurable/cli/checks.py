@@ -83,7 +83,7 @@ def _server(session: Session) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"this machine's clock is {span(abs(skew))} {'ahead of' if skew > 0 else 'behind'} the database's",
-            "Timers go by the database's clock and stay right; ids sort by this one's. Synchronise them (NTP).",
+            "Timers and ids go by the database's clock and stay right; logs do not. Synchronise them (NTP).",
         )
     else:
         yield Finding("fine", f"clocks agree within {span(abs(skew))}")

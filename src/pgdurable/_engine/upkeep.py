@@ -1,0 +1,140 @@
+"""What a worker does for the tables themselves: partitions of history are made ahead of time.
+
+Every worker looks; there is no leader. Whoever gets an advisory lock does the work, and the hot path waits for none of
+it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import time
+import uuid
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+import psycopg
+from psycopg_pool import AsyncConnectionPool
+
+from pgdurable._engine.clock import micros
+from pgdurable._engine.tasks import heed_cancel
+from pgdurable._store.sql import named_queries
+from pgdurable.errors import PgDurableError
+
+__all__ = ["Upkeep"]
+
+logger = logging.getLogger("pgdurable.engine")
+
+_LAST = b"\xff" * 16
+_EVERY_S = 3600.0
+_SOON_S = 60.0
+# Another worker makes partitions just now: it is waited for so long.
+_PATIENCE_S = 20.0
+_ENOUGH = timedelta(hours=1)
+
+
+class Upkeep:
+    """See the head of this file.
+
+    Attributes:
+        end: the least id for which no partition is known; ids below have theirs.
+    """
+
+    def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str) -> None:
+        self._pool = pool
+        self._schema = schema
+        self._sql = named_queries("upkeep", schema)
+        self._until: datetime | None = None
+        self.end = b""
+        self._wake = asyncio.Event()
+
+    # -- partitions ------------------------------------------------------------------------------------------------
+
+    async def make_partitions(self) -> None:
+        """Partitions for the ids of the next weeks. Raises psycopg's errors."""
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            async with self._pool.connection() as conn:
+                try:
+                    cursor = await conn.execute(self._sql["make_partitions"])
+                except psycopg.errors.LockNotAvailable:
+                    cursor = await conn.execute(self._sql["partitions_until"])
+                row = await cursor.fetchone()
+            assert row is not None
+            until, now = row
+            if until - now >= _ENOUGH:
+                self._until = until
+                self.end = (micros(until) // 1000).to_bytes(6, "big") + bytes(10)
+                return
+            if time.monotonic() > give_up:
+                raise psycopg.errors.LockNotAvailable(
+                    f"the partitions of {self._schema}.history reach until {until}, and another session keeps new ones "
+                    "from being attached"
+                )
+            await asyncio.sleep(0.1)
+
+    def check(self, id: bytes) -> bytes:
+        """The id of a new instance, if its history has a partition. Raises PgDurableError."""
+        if id < self.end:
+            return id
+        self._wake.set()
+        at = datetime.fromtimestamp(int.from_bytes(id[:6], "big") / 1000, timezone.utc)
+        raise PgDurableError(
+            f"nothing can be started at {at:%Y-%m-%d %H:%M} UTC, which is what the database's clock says",
+            detail=f"The partitions of {self._schema}.history reach until {self._until}; workers make them ahead.",
+            hint="Is the database's clock right? If it is, try again in a moment: partitions are being made now.",
+        )
+
+    async def cover(self, conn: psycopg.AsyncConnection[Any], worker: int, rows: list[Any]) -> list[Any]:
+        """For claimed instances, in order of id: the same, without those whose history can have no partition.
+
+        Ids are made by the database's clock, so none should lie ahead; some other program's may. Such an instance gets
+        a partition of its own time, or where there are too many of these it is paused.
+        """
+        fine = []
+        for row in rows:
+            if row[0].bytes >= self.end and not await self._covers(conn, worker, row[0]):
+                continue
+            fine.append(row)
+        return fine
+
+    async def _covers(self, conn: psycopg.AsyncConnection[Any], worker: int, id: uuid.UUID) -> bool:
+        give_up = time.monotonic() + _PATIENCE_S
+        while True:
+            cursor = await conn.execute(self._sql["partition_of"], (id, id))
+            if await cursor.fetchone() is not None:
+                return True
+            try:
+                await conn.execute(self._sql["make_partition_of"], (id,))
+            except psycopg.errors.LockNotAvailable:
+                pass
+            except psycopg.Error as error:
+                if error.sqlstate != "PGD07":
+                    raise
+                logger.error("instance %s is paused: %s", id, error)
+                diag = error.diag
+                await conn.execute(self._sql["pause_uncovered"], (diag.message_primary, diag.message_hint, id, worker))
+                return False
+            if time.monotonic() > give_up:
+                raise psycopg.errors.LockNotAvailable(f"no partition of history could be made for instance {id}")
+            await asyncio.sleep(0.02)
+
+    # -- as a task ---------------------------------------------------------------------------------------------------
+
+    async def run(self) -> None:
+        """Keeps at it until cancelled. Trouble is waited out."""
+        wait = _EVERY_S * random.uniform(0.5, 1.0)  # not all workers at once
+        while True:
+            heed_cancel()
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), wait)
+            except asyncio.TimeoutError:
+                pass
+            try:
+                await self.make_partitions()
+                wait = _EVERY_S
+            except (psycopg.Error, OSError) as error:
+                logger.warning("cannot make partitions ahead: %s", error)
+                wait = _SOON_S
