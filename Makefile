@@ -48,6 +48,7 @@ lint: setup  ## Every check CI makes besides the tests
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/cython-lint $(PYX)
 	@test -f src/pgdurable/_core.pyi || { echo 'src/pgdurable/_core.pyi is missing'; exit 1; }
+	$(BIN)/python scripts/check_sql.py
 	$(BIN)/python -m mypy.stubtest pgdurable._core pgdurable._runtime._cycle pgdurable._engine._crew
 
 format: setup  ## Let ruff put the code in order

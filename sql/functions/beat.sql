@@ -7,6 +7,7 @@
 create or replace function @extschema@.beat(worker bigint, lease interval, new_stats jsonb default null)
 returns table (other bigint, other_beat bigint, expired boolean, absent boolean)
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     update @extschema@.workers w

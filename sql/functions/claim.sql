@@ -15,6 +15,7 @@ returns table (
     id uuid, workflow text, version text, input text, key text,
     started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text)
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform @extschema@.fence(worker);

@@ -8,6 +8,7 @@
 -- repeatable read or serializable and the worker was taken over after its snapshot.
 create or replace function @extschema@.fence(worker bigint) returns timestamptz
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_xact_lock_shared(@extschema@.lock_class(0), worker::int);

@@ -2,6 +2,7 @@
 -- Returns: null when there is none.
 create or replace function @extschema@.find_instance(id text) returns uuid
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     found_id uuid;

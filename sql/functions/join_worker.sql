@@ -5,6 +5,7 @@
 create or replace function @extschema@.join_worker(name text, workflows jsonb, lease interval)
 returns bigint
 language sql volatile
+set search_path = pg_catalog, pg_temp
 as $$
     delete from @extschema@.workers w
      where w.id in (

@@ -1,6 +1,7 @@
 -- Ends a worker's incarnation in good order: what it still owns is free to be claimed at once.
 create or replace function @extschema@.leave_worker(worker bigint) returns void
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform pg_advisory_xact_lock(@extschema@.lock_class(0), worker::int);

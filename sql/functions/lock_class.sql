@@ -2,6 +2,7 @@
 -- `part` 0: the fence of a worker; 1: the presence of a worker's session; 2: migration.
 create or replace function @extschema@.lock_class(part int default 0) returns int
 language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
 as $$
     select (hashtext('pgdurable:@extschema@') & 2147483644) + part
 $$;

@@ -6,6 +6,7 @@
 -- Returns: its name, which tells where it begins.
 create or replace function @extschema@.make_partition(lower uuid, upper uuid) returns text
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     stem text := coalesce('history_' || to_char(@extschema@.id_time(lower) at time zone 'UTC', 'YYYYMMDD"t"HH24MISS'),

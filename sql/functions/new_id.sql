@@ -1,6 +1,7 @@
 -- A new instance id: UUIDv7 (RFC 9562), milliseconds then random bits, so that ids ascend with time.
 create or replace function @extschema@.new_id() returns uuid
 language sql volatile
+set search_path = pg_catalog, pg_temp
 as $$
     select encode(
         set_byte(

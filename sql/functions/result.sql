@@ -2,6 +2,7 @@
 -- Raises: PGD02 no such instance; PGD06 it ended otherwise, with its error as detail.
 create or replace function @extschema@.result(id text) returns jsonb
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     target uuid := @extschema@.need_instance(id);

@@ -1,8 +1,10 @@
 -- Lets a paused instance go on: any worker that has its workflow may claim it.
+-- `security definer`: whoever may execute it needs no right to the tables.
 -- Returns: whether it was paused.
 -- Raises: PGD02 no such instance.
 create or replace function @extschema@.resume(id text) returns boolean
-language plpgsql volatile
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     target uuid := @extschema@.need_instance(id);

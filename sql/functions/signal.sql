@@ -1,12 +1,14 @@
 -- Sends a signal to an instance, in the caller's transaction. Signals of one sender arrive in order, each once,
 -- also when sent before the workflow waits for them or before its first step.
 --
+-- `security definer`: whoever may execute it needs no right to the tables. `sent_by` is the caller.
 -- Locks: none that another transaction would wait for (it only inserts), however long the caller stays open.
 -- Returns: the signal's place in the event queue.
 -- Raises: PGD02 no such instance; PGD03 it has ended; PGD05 no name.
 create or replace function @extschema@.signal(id text, name text, payload jsonb default 'null')
 returns bigint
-language plpgsql volatile
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     target uuid := @extschema@.need_instance(id);
@@ -23,8 +25,8 @@ begin
             message = format('instance %L has ended (%s) and takes no more signals', id, state),
             hint = 'Start another instance, or send the signal before the workflow ends.';
     end if;
-    insert into @extschema@.events (instance_id, kind, name, payload)
-    values (target, 'signal', signal.name, coalesce(payload, 'null'))
+    insert into @extschema@.events (instance_id, kind, name, sent_by, payload)
+    values (target, 'signal', signal.name, @extschema@.caller(), coalesce(payload, 'null'))
     returning seq into place;
     perform pg_notify(@extschema@.channel(), 'event');
     return place;

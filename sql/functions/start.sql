@@ -2,6 +2,7 @@
 --
 -- Arguments: workflow name; input as a JSON object by parameter name (or an array of positional arguments);
 -- `id` makes the start idempotent: the same id again gives the same instance and starts nothing.
+-- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller, always.
 -- Locks: with `id`, the new key's index entry until the caller commits.
 -- Returns: `id`, or the new instance's uuid as text.
 -- Raises: PGD04 the id belongs to another workflow; PGD05 the id or the input is not one.
@@ -15,11 +16,12 @@ create or replace function @extschema@.start(
     delay interval default null,
     labels jsonb default null)
 returns text
-language plpgsql volatile
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     new_id uuid := @extschema@.new_id();
-    there text;
+    there record;
 begin
     if workflow is null or workflow = '' then
         raise exception using errcode = 'PGD05', message = 'start needs the name of a workflow',
@@ -40,20 +42,26 @@ begin
         insert into @extschema@.instance_keys (id, instance_id) values (start.id, new_id)
             on conflict do nothing;
         if not found then
-            select i.workflow into there
+            select i.workflow, @extschema@.hidden(i.submitted_by) as hidden into there
               from @extschema@.instance_keys k join @extschema@.instances i on i.id = k.instance_id
              where k.id = start.id;
-            if there is distinct from start.workflow then
+            if there.hidden then
                 raise exception using errcode = 'PGD04',
-                    message = format('id %L is an instance of workflow %L, not of %L', id, there, workflow),
+                    message = format('id %L is taken by an instance that you may not see', id),
+                    hint = 'Choose another id: ids are shared by all who use this namespace.';
+            end if;
+            if there.workflow is distinct from start.workflow then
+                raise exception using errcode = 'PGD04',
+                    message = format('id %L is an instance of workflow %L, not of %L', id, there.workflow, workflow),
                     hint = 'Choose another id for this start.';
             end if;
             return id;
         end if;
     end if;
-    insert into @extschema@.instances (id, workflow, version, status, queue, priority, wake_at, input, labels)
+    insert into @extschema@.instances
+        (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels)
     values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
-            now() + coalesce(delay, interval '0'), start.input, start.labels);
+            now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels);
     perform pg_notify(@extschema@.channel(), 'due');
     return coalesce(id, new_id::text);
 end

@@ -10,6 +10,7 @@ create or replace function @extschema@.start_keyed(
     queues text[], delays float8[])
 returns table (place int, instance_id uuid, created boolean, workflow text, at timestamptz)
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     if worker is not null then

@@ -2,6 +2,7 @@
 -- Raises: PGD02 no such instance.
 create or replace function @extschema@.status(id text) returns text
 language plpgsql stable
+set search_path = pg_catalog, pg_temp
 as $$
 declare
     target uuid := @extschema@.need_instance(id);  -- in the query itself, an empty table would never call it

@@ -7,6 +7,7 @@
 create or replace function @extschema@.take_over(worker bigint, seen_beat bigint, successor bigint)
 returns boolean
 language plpgsql volatile
+set search_path = pg_catalog, pg_temp
 as $$
 begin
     perform from @extschema@.workers w

@@ -16,11 +16,14 @@ select k.id, k.instance_id, i.workflow
 -- name: copy_instances
 copy @extschema@.instances (id, workflow, version, status, queue, owner, input) from stdin (format binary)
 
+-- name: start_many
+select @extschema@.start_many(%s::uuid[], %s, %s, %s, %s::text[])
+
 -- name: instance_there
 select exists (select from @extschema@.instances where id = encode(%s::bytea, 'hex')::uuid)
 
 -- name: time
-select (extract(epoch from clock_timestamp()) * 1000000)::bigint
+select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint
 
 -- name: notify_due
 select pg_notify(@extschema@.channel(), 'due')
@@ -78,8 +81,8 @@ select i.workflow, i.version, count(*)
  where i.owner is null and i.status in ('pending', 'waiting') and i.wake_at <= now()
    and not exists (
         select from @extschema@.workers w, jsonb_array_elements(w.workflows) as has (entry)
-         where w.state = 'alive' and w.lease_until > now() and has.entry ->> 'name' = i.workflow
-           and (i.version is null or has.entry ->> 'version' = i.version))
+         where w.state = 'alive' and w.lease_until > now() and has.entry ->> 'name'::text = i.workflow
+           and (i.version is null or has.entry ->> 'version'::text = i.version))
  group by i.workflow, i.version
  order by count(*) desc
  limit 20

@@ -38,9 +38,9 @@ select status, count(*) as instances
 select w.id, w.name, w.state, w.workflows, w.started_at, w.ended_at, w.lease_until,
        extract(epoch from w.lease_until - now())::float8 as lease_left,
        w.state in ('alive', 'draining') and w.lease_until > now() as living,
-       w.stats ->> 'trouble' as trouble,
-       coalesce((w.stats ->> 'callers_waiting')::int, 0) as callers_waiting,
-       coalesce((w.stats ->> 'backlog')::int, 0) as backlog
+       w.stats ->> 'trouble'::text as trouble,
+       coalesce((w.stats ->> 'callers_waiting'::text)::int, 0) as callers_waiting,
+       coalesce((w.stats ->> 'backlog'::text)::int, 0) as backlog
   from @extschema@.workers w
  where w.state in ('alive', 'draining')
  order by w.id
@@ -56,16 +56,16 @@ select w.id, w.name
   from @extschema@.workers w
  where w.state in ('alive', 'draining') and w.lease_until > now()
    and exists (select from jsonb_array_elements(w.workflows) as has (entry)
-                where has.entry ->> 'name' = %s::text
-                  and (%s::text is null or has.entry ->> 'version' = %s::text))
+                where has.entry ->> 'name'::text = %s::text
+                  and (%s::text is null or has.entry ->> 'version'::text = %s::text))
  order by w.id
 
 -- name: orphans
 select i.workflow, i.version, count(*) as instances, min(w.name) as worker,
        exists (select from @extschema@.workers v, jsonb_array_elements(v.workflows) as has (entry)
                 where v.state in ('alive', 'draining') and v.lease_until > now()
-                  and has.entry ->> 'name' = i.workflow
-                  and (i.version is null or has.entry ->> 'version' = i.version)) as rescued
+                  and has.entry ->> 'name'::text = i.workflow
+                  and (i.version is null or has.entry ->> 'version'::text = i.version)) as rescued
   from @extschema@.instances i
   left join @extschema@.workers w on w.id = i.owner
  where i.owner is not null
@@ -76,7 +76,7 @@ select i.workflow, i.version, count(*) as instances, min(w.name) as worker,
  limit 20
 
 -- name: old_events
-select count(*) as events, count(distinct e.instance_id) as instances,
+select count(*) as events, pg_catalog.count(distinct e.instance_id) as instances,
        extract(epoch from now() - min(e.created_at))::float8 as oldest
   from @extschema@.events e
   join @extschema@.instances i on i.id = e.instance_id

@@ -1,4 +1,8 @@
 -- What a worker and a client ask outside the flush.
+--
+-- Outside functions no search_path is pinned. So here, as in the other files of this folder, the types of each operator
+-- and call are to the letter those of one in pg_catalog, which is looked into first: `->> 'name'::text`, never
+-- `->> 'name'`. tests/security/test_search_path.py finds what is not.
 
 -- name: join_worker
 select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s))

@@ -147,11 +147,10 @@ def test_the_sql_of_the_pages_runs(dsn: str, schema: str, monkeypatch: pytest.Mo
         await pgd.wait_signal("approval")
         return order
 
-    roles = ("worker", "starter")
+    roles = ("worker", "admin")
 
     def here(block: str) -> str:
-        block = re.sub(r"\bdurable\b", schema, block)
-        return re.sub(r"\bto (worker|starter);", rf'to "{schema}_\1";', block)
+        return re.sub(r"\bdurable(_worker|_admin)?\b", rf"{schema}\1", block)
 
     async def one_order() -> None:
         async with pgd.Engine(dsn, schema=schema, workflows=[checkout], migrate=True) as engine:

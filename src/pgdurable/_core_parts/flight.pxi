@@ -62,7 +62,7 @@ cdef class Flight:
                 wire.prepare(b"pgd_" + name.encode(), text)
         wire.prepare(b"pgd_now", b"select now()")
         wire.prepare(b"pgd_commit", b"commit")
-        self.fence_text = b"select (extract(epoch from at) * 1000000)::bigint from " + (
+        self.fence_text = b"select (extract(epoch from at) * 1000000::numeric)::bigint from " + (
             self.statements["fence"].replace(b"$1", str(self.worker).encode()).replace(b"select ", b"", 1)
             if self.fenced else b"now()") + b" as at; "
         if PQsetnonblocking(wire.conn, 1) != 0:

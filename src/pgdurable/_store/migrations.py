@@ -1,7 +1,7 @@
 """Brings a schema to this library's version, and tells whether it is there.
 
-Here live the version table, the lock that lets any number of processes migrate at once, and the cutting of
-SQL files into commands. The SQL itself lives in `sql/migrations`, `sql/functions` and `sql/views`.
+Here live the version table, and the lock that lets any number of processes migrate at once. The SQL itself lives in
+`sql/migrations`, `sql/functions` and `sql/views`.
 
 A migration is numbered and applied once. Functions and views are created again whenever their text differs
 from what was last installed, so a release that changes them adds a migration too, if only one that holds a
@@ -14,7 +14,7 @@ import hashlib
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 from importlib import metadata
 from typing import Any
@@ -22,7 +22,8 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgdurable._store.sql import quote_schema, sql_files, substitute
+from pgdurable._store import roles as rights
+from pgdurable._store.sql import quote_schema, split_commands, sql_files, substitute
 from pgdurable.errors import ConnectionFailed, PgDurableError, SchemaError
 
 __all__ = [
@@ -54,10 +55,14 @@ _VERSION = "select max(version) from @extschema@.migrations"
 _LOCK = "select pg_advisory_xact_lock((hashtext('pgdurable:' || %s::text) & 2147483644) + 2, 0)"
 
 _OTHERS = """
-select c.relname
-  from pg_catalog.pg_class c
-  join pg_catalog.pg_namespace n on n.oid = c.relnamespace
- where n.nspname = %s and c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+select o.name
+  from (select c.relname, c.relnamespace from pg_catalog.pg_class c where c.relkind in ('r', 'p', 'v', 'm', 'f', 'S')
+        union all select p.proname, p.pronamespace from pg_catalog.pg_proc p
+        union all select o.oprname, o.oprnamespace from pg_catalog.pg_operator o
+        union all select t.typname, t.typnamespace from pg_catalog.pg_type t where t.typtype in ('d', 'e', 'r')
+       ) as o (name, namespace)
+  join pg_catalog.pg_namespace n on n.oid = o.namespace
+ where n.nspname = %s
  order by 1 limit 1
 """
 
@@ -85,6 +90,8 @@ class MigrationReport:
         after: its version now.
         applied: the file names of the migrations applied, in order.
         routines: whether functions and views were created again.
+        roles: the group roles the schema is set up for; none when it is not.
+        row_security: whether row-level security by submitter is on.
     """
 
     schema: str
@@ -92,6 +99,8 @@ class MigrationReport:
     after: int
     applied: tuple[str, ...]
     routines: bool
+    roles: tuple[str, ...] = ()
+    row_security: bool = False
 
     @property
     def changed(self) -> bool:
@@ -124,74 +133,6 @@ def _routines() -> list[str]:
 def latest_version() -> int:
     """The schema version this library works with."""
     return _migrations()[-1][0]
-
-
-def split_commands(text: str) -> list[str]:
-    """The single commands of an SQL script, without their semicolons, in order.
-
-    Knows quoted strings and names, escape strings, dollar quotes, line comments and nested block comments.
-    Does not know `begin atomic` bodies and the parentheses of `create rule`: do not write those.
-
-    Raises:
-        ValueError: a quote or comment is not closed.
-    """
-    commands: list[str] = []
-    start = at = 0
-    blank = True  # nothing but space and comments since `start`
-    while at < len(text):
-        token = _TOKEN.match(text, at)
-        kind = token.lastgroup if token else "other"
-        end = token.end() if token else at + 1
-        if kind == "end":
-            if not blank:
-                commands.append(text[start:at].strip())
-            start, blank = end, True
-        elif kind == "block":
-            end = _after_block(text, at)
-        elif kind not in ("space", "line"):
-            blank = False
-            if token and kind in ("string", "name", "escape", "dollar"):
-                end = _after_quote(text, token)
-        at = end
-    if not blank:
-        commands.append(text[start:].strip())
-    return commands
-
-
-# An identifier is one token, so that neither the e of `type'...'` nor the $ of `a$b$` opens anything.
-_TOKEN = re.compile(
-    r"""
-      (?P<end>;) | (?P<space>\s+) | (?P<line>--[^\n]*) | (?P<block>/\*)
-    | (?P<escape>[eE]') | (?P<string>') | (?P<name>") | (?P<dollar>\$(?:[^\W\d]\w*)?\$)
-    | (?P<word>[^\W\d][\w$]*|\d[\w.]*)
-    """,
-    re.VERBOSE,
-)
-# A doubled quote is two strings in a row, which cuts the same; not so where a backslash can follow it.
-_REST = {
-    "string": re.compile(r"[^']*'"),
-    "name": re.compile(r'[^"]*"'),
-    "escape": re.compile(r"(?:[^\\']|\\.|'')*'", re.DOTALL),
-}
-
-
-def _after_quote(text: str, opening: re.Match[str]) -> int:
-    if opening.lastgroup == "dollar":
-        end = text.find(opening[0], opening.end())
-        if end >= 0:
-            return end + len(opening[0])
-    elif rest := _REST[str(opening.lastgroup)].match(text, opening.end()):
-        return rest.end()
-    raise ValueError(f"a quote is not closed: {text[opening.start() :][:40]!r}")
-
-
-def _after_block(text: str, at: int) -> int:
-    depth = 0
-    for mark in re.compile(r"/\*|\*/").finditer(text, at):
-        depth += 1 if mark[0] == "/*" else -1
-        if depth == 0:
-            return mark.end()
-    raise ValueError(f"a comment is not closed: {text[at:][:40]!r}")
 
 
 def current_version(conn: psycopg.Connection[Any], schema: str = "durable") -> int | None:
@@ -254,7 +195,14 @@ def _judge(version: int | None, schema: str) -> None:
         )
 
 
-def migrate(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -> MigrationReport:
+def migrate(
+    dsn_or_conn: str | psycopg.Connection[Any],
+    schema: str = "durable",
+    *,
+    roles: bool = False,
+    role_prefix: str | None = None,
+    row_security: bool | None = None,
+) -> MigrationReport:
     """Brings the schema to `latest_version()`, or leaves it as it was: all of it is one transaction.
 
     Safe to call from any number of processes at once (one works, the others wait and find it done) and to
@@ -264,12 +212,16 @@ def migrate(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable")
     Args:
         dsn_or_conn: where; a connection that is inside a transaction is migrated within it.
         schema: the namespace, 1 to 50 lower-case letters, digits and underscores. Created when it is missing.
+        roles: make the group roles `<schema>_reader`, `_client`, `_worker` and `_admin` where they are missing, and
+            grant them their rights. A schema that has them gets the grants anew with every migration, unasked.
+        role_prefix: what stands in the roles' names instead of the schema's.
+        row_security: switch row-level security by submitter on or off. None: leave it as it is.
 
     Returns:
         What was done; `changed` is False when there was nothing to do.
 
     Raises:
-        ValueError: no name for a schema.
+        ValueError: no name for a schema, or no prefix for roles.
         SchemaError: the schema is newer than this library or holds something else; the server is too old;
             the role may not do it.
         ConnectionFailed: no connection, or the server is read-only. Safe to try again.
@@ -277,9 +229,39 @@ def migrate(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable")
     schema = quote_schema(schema)
     with _connected(dsn_or_conn) as conn, _explained(schema):
         _require_server(conn)
-        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
+        if role_prefix is not None:
+            rights.Roles(role_prefix)
+        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur, _pinned_path(cur):
             cur.execute(_LOCK, (schema,), prepare=False)
-            return _migrate_locked(conn, cur, schema)
+            report = _migrate_locked(conn, cur, schema)
+            return _settle_rights(cur, report, roles, role_prefix, row_security)
+
+
+@contextmanager
+def _pinned_path(cur: psycopg.Cursor[Any]) -> Iterator[None]:
+    """What stands in views, defaults and checks is resolved when they are made: by the server's own names only."""
+    cur.execute("select pg_catalog.current_setting('search_path')", prepare=False)
+    path = _only(cur.fetchone())
+    pin = "select pg_catalog.set_config('search_path', %s, true)"
+    cur.execute(pin, ("pg_catalog, pg_temp",), prepare=False)
+    yield
+    cur.execute(pin, (path,), prepare=False)
+
+
+def _settle_rights(
+    cur: psycopg.Cursor[Any], report: MigrationReport, wanted: bool, prefix: str | None, on: bool | None
+) -> MigrationReport:
+    schema = report.schema
+    if report.changed:
+        rights.close_to_public(cur, schema)
+    roles = rights.ensure(cur, schema, prefix) if wanted else rights.setup_of(cur, schema)
+    if roles is not None and (wanted or report.changed):
+        rights.grant(cur, schema, roles)
+    was_on = rights.row_security(cur, schema)
+    if on is not None or (was_on and report.changed):
+        rights.set_row_security(cur, schema, roles, was_on if on is None else on)
+    names = () if roles is None else roles.names
+    return replace(report, roles=names, row_security=was_on if on is None else on)
 
 
 def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], schema: str) -> MigrationReport:

@@ -7,17 +7,50 @@ from typing import Annotated
 import typer
 
 from pgdurable._engine.connections import server_of
-from pgdurable._store import migrations
+from pgdurable._store import migrations, roles
 from pgdurable.cli.options import Dsn, Schema, Target, target
-from pgdurable.cli.text import count, screen
+from pgdurable.cli.text import clean, count, screen
 
 __all__ = ["migrate", "uninstall"]
 
 
-def migrate(ctx: typer.Context, dsn: Dsn = None, schema: Schema = None) -> None:
+def migrate(
+    ctx: typer.Context,
+    make_roles: Annotated[
+        bool, typer.Option("--roles", help="Make the group roles of the namespace and grant them their rights.")
+    ] = False,
+    role_prefix: Annotated[
+        str | None,
+        typer.Option("--role-prefix", metavar="PREFIX", help="Begins the roles' names. Default: the schema's name."),
+    ] = None,
+    rls: Annotated[
+        bool | None,
+        typer.Option(
+            "--rls/--no-rls",
+            help="Row-level security: members of the client role see only what they submitted.",
+            show_default=False,
+        ),
+    ] = None,
+    print_sql: Annotated[
+        bool, typer.Option("--print", help="With --roles: print the SQL that makes them, and do nothing.")
+    ] = False,
+    dsn: Dsn = None,
+    schema: Schema = None,
+) -> None:
     """Create the schema, or bring it up to date. Safe to run at any time, by many at once."""
     where = target(ctx, dsn, schema)
-    report = migrations.migrate(where.dsn, where.schema)
+    if role_prefix is not None:
+        try:
+            roles.Roles(role_prefix)
+        except ValueError as error:
+            raise typer.BadParameter(str(error), param_hint="--role-prefix") from None
+    if (print_sql or role_prefix is not None) and not make_roles:
+        raise typer.BadParameter("--print and --role-prefix go with --roles")
+    if print_sql:
+        for statement in roles.statements(where.schema, role_prefix, row_security=bool(rls)):
+            typer.echo(f"{statement};")
+        return
+    report = migrations.migrate(where.dsn, where.schema, roles=make_roles, role_prefix=role_prefix, row_security=rls)
     out = screen()
     place = f"schema {report.schema} at {server_of(where.dsn)}"
     if report.before is None:
@@ -30,6 +63,10 @@ def migrate(ctx: typer.Context, dsn: Dsn = None, schema: Schema = None) -> None:
         out.print(f"{place} is up to date, version {report.after}")
     for name in report.applied:
         out.print(f"  applied {name}")
+    if make_roles:
+        out.print(f"roles: {', '.join(map(clean, report.roles))}")
+    if rls is not None:
+        out.print(f"row-level security by submitter is {'on' if report.row_security else 'off'}")
 
 
 def uninstall(

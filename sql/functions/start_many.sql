@@ -1,0 +1,32 @@
+-- Starts many instances of one workflow in one call, for clients that may not write the tables.
+--
+-- Arguments: the new instances' ids and their inputs, in two parallel arrays; workflow, version and queue of all.
+-- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller, always.
+-- Returns: how many were started.
+-- Raises: PGD05 no workflow, or the arrays differ in length; 23505 an id is there already (nothing is started then).
+create or replace function @extschema@.start_many(
+    ids uuid[], workflow text, version text, queue text, inputs text[])
+returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    submitter text := @extschema@.caller();
+    started bigint;
+begin
+    if workflow is null or workflow = '' then
+        raise exception using errcode = 'PGD05', message = 'start_many needs the name of a workflow',
+            hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
+    end if;
+    if cardinality(ids) is distinct from cardinality(inputs) or array_position(ids, null) is not null then
+        raise exception using errcode = 'PGD05',
+            message = format('start_many was given %s ids and %s inputs', cardinality(ids), cardinality(inputs)),
+            hint = 'Give one id and one input per instance.';
+    end if;
+    insert into @extschema@.instances (id, workflow, version, status, queue, submitted_by, input)
+    select unnest(ids), start_many.workflow, start_many.version, 'pending', coalesce(start_many.queue, 'default'),
+           submitter, unnest(inputs)::jsonb;
+    get diagnostics started = row_count;
+    return started;
+end
+$$;

@@ -1,0 +1,40 @@
+-- What each role may do; run after every migration, by the owner of the schema. Each statement stands alone and may run
+-- any number of times. Tables are named one by one: a partition, which row-level security of its parent would not
+-- cover, is nobody's but the owner's and the administrators'.
+
+revoke all on all tables in schema @extschema@ from @reader@, @client@, @worker@, @admin@;
+revoke all on all functions in schema @extschema@ from @reader@, @client@, @worker@, @admin@;
+grant usage on schema @extschema@ to @reader@, @client@, @worker@, @admin@;
+
+-- Everybody reads; row-level security, where it is on, leaves a client its own instances.
+grant select on
+    @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
+    @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
+    @extschema@.settings
+    to @reader@, @client@, @worker@, @admin@;
+grant select on
+    @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
+    @extschema@.history_partitions
+    to @reader@, @worker@, @admin@;
+grant execute on function
+    @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
+    @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
+    @extschema@.id_at, @extschema@.id_time
+    to @reader@, @client@;
+
+-- A client writes through functions only, which say who submitted what.
+grant execute on function
+    @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume
+    to @client@;
+
+-- A worker writes what running an instance takes, and never changes or removes history.
+grant insert on
+    @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys, @extschema@.history,
+    @extschema@.events, @extschema@.workers
+    to @worker@;
+grant update on @extschema@.instances, @extschema@.workers to @worker@;
+grant delete on @extschema@.events, @extschema@.workers to @worker@;
+grant execute on all functions in schema @extschema@ to @worker@;
+
+grant all on all tables in schema @extschema@ to @admin@;
+grant execute on all functions in schema @extschema@ to @admin@;

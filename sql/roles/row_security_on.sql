@@ -1,0 +1,27 @@
+-- Row-level security by submitter. Workers and administrators see and write every row, readers see every row, a client
+-- sees what it submitted. Whoever else was granted a table sees nothing in it; the owner and superusers see all.
+--
+-- `using (true)` leaves no condition in a worker's plans. `for select` is all a client needs: it writes by functions.
+
+alter table @extschema@.instances enable row level security;
+create policy pgdurable_all on @extschema@.instances to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.instances for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.instances for select to @client@ using (submitted_by = current_user::text);
+
+alter table @extschema@.instance_keys enable row level security;
+create policy pgdurable_all on @extschema@.instance_keys to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.instance_keys for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.instance_keys for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = instance_keys.instance_id));
+
+alter table @extschema@.history enable row level security;
+create policy pgdurable_all on @extschema@.history to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.history for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.history for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = history.instance_id));
+
+alter table @extschema@.events enable row level security;
+create policy pgdurable_all on @extschema@.events to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.events for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.events for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = events.instance_id));
