@@ -1,8 +1,8 @@
 -- From PostgreSQL 15 on a view can ask with the rights of whoever asks it, so that row-level security holds in it.
 -- Before, it asks as its owner, and clients do not get it.
-alter view @extschema@.steps set (security_invoker = true);
-alter view @extschema@.running set (security_invoker = true);
-alter view @extschema@.failures set (security_invoker = true);
-alter view @extschema@.timed_out set (security_invoker = true);
-alter view @extschema@.queue_stats set (security_invoker = true);
-alter view @extschema@.history_partitions set (security_invoker = true);
+alter view if exists @extschema@.steps set (security_invoker = true);
+alter view if exists @extschema@.running set (security_invoker = true);
+alter view if exists @extschema@.failures set (security_invoker = true);
+alter view if exists @extschema@.timed_out set (security_invoker = true);
+alter view if exists @extschema@.queue_stats set (security_invoker = true);
+alter view if exists @extschema@.history_partitions set (security_invoker = true);

@@ -35,9 +35,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "schedules": (READ, READ),
     "settings": (READ, READ),
 }
-READING = set(
-    "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split()
-)
+READING = set("status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split())
 CLIENT = READING | {"start", "start_many", "signal", "resume"}
 
 

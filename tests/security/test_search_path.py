@@ -229,7 +229,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
         assert "search_path=pg_catalog, pg_temp" in config, name
         code = re.sub(r"--[^\n]*|'[^']*'", "", source)
         # DDL takes no parameters: there `format` quotes what is put in.
-        builds = re.findall(r"\bexecute\b\s*(\S+)", code, re.IGNORECASE) if plpgsql else []
+        builds = re.findall(r"\bexecute\b\s*(\w+\(?)", code, re.IGNORECASE) if plpgsql else []
         assert set(builds) <= ({"format("} if name in BUILD_DDL else set()), f"{name} builds SQL from texts"
     # Whoever adds one says in sql/roles/grants.sql who may call it.
     assert {name for name, definer, *_ in rows if definer} == set(
