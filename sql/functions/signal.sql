@@ -15,8 +15,9 @@ declare
     state text;
     place bigint;
 begin
-    if name is null or name = '' then
-        raise exception using errcode = 'PGD05', message = format('a signal to %L needs a name', id),
+    if name is null or octet_length(name) not between 1 and 512 then
+        raise exception using errcode = 'PGD05',
+            message = format('a signal to %L needs a name of 1 to 512 bytes', id),
             hint = 'The name is the one the workflow waits for.';
     end if;
     select i.status into state from @extschema@.instances i where i.id = target;

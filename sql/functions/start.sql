@@ -27,6 +27,10 @@ begin
         raise exception using errcode = 'PGD05', message = 'start needs the name of a workflow',
             hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
     end if;
+    if octet_length(workflow) > 512 or octet_length(version) > 512 or octet_length(queue) > 512 then
+        raise exception using errcode = 'PGD05', message = 'a workflow, version or queue has at most 512 bytes',
+            hint = 'Choose a shorter name.';
+    end if;
     if jsonb_typeof(input) not in ('object', 'array') or input is null then
         raise exception using errcode = 'PGD05',
             message = format('the input of workflow %L is a JSON %s', workflow, coalesce(jsonb_typeof(input), 'null')),

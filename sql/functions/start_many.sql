@@ -18,6 +18,10 @@ begin
         raise exception using errcode = 'PGD05', message = 'start_many needs the name of a workflow',
             hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
     end if;
+    if octet_length(workflow) > 512 or octet_length(version) > 512 or octet_length(queue) > 512 then
+        raise exception using errcode = 'PGD05', message = 'a workflow, version or queue has at most 512 bytes',
+            hint = 'Choose a shorter name.';
+    end if;
     if cardinality(ids) is distinct from cardinality(inputs) or array_position(ids, null) is not null then
         raise exception using errcode = 'PGD05',
             message = format('start_many was given %s ids and %s inputs', cardinality(ids), cardinality(inputs)),

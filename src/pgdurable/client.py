@@ -15,7 +15,7 @@ from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.database import Database
-from pgdurable._engine.inputs import Input, split_argument, start_params
+from pgdurable._engine.inputs import Input, check_name, split_argument, start_params
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable.codec import encode
 from pgdurable.errors import InstanceNotFound
@@ -187,6 +187,7 @@ class Client:
         When it raises, a leading part of the starts may have been committed.
         """
         input = Input(workflow, self.payload_limit)
+        check_name(queue, "a queue's name")
         columns = columns_of(arguments, input.definition, input.name)
         if columns is None and (own := self._start_here_many(workflow, arguments, version, queue)) is not None:
             ids = await own
@@ -231,7 +232,7 @@ class Client:
         Args:
             type: what `result()` decodes to.
         """
-        text = str(id)
+        text = _asked(id)
         found = await self._database.one("find_instance", (text,))
         if found is None:
             raise InstanceNotFound(
@@ -243,7 +244,7 @@ class Client:
         """Sends a signal to an instance by id. As `Handle.signal`."""
         data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
         await self._admit()
-        await self._database.one("signal", (str(id), name, data.decode()))
+        await self._database.one("signal", (_asked(id), check_name(name, "a signal's name"), data.decode()))
 
     async def list(
         self,
@@ -260,6 +261,9 @@ class Client:
             limit: at most so many; None: all.
         """
         name = workflow.name if isinstance(workflow, Workflow) else workflow
+        for text, what in ((name, "a workflow's name"), (status, "a status")):
+            if text is not None:
+                check_name(text, what)
         before: uuid.UUID | None = None
         left = limit
         while left is None or left > 0:
@@ -291,6 +295,18 @@ class Client:
 
     def _runs_here(self, id: bytes) -> bool:
         return False
+
+
+def _asked(id: str | uuid.UUID) -> str:
+    """The text of an id that is looked for; what no id can be raises InstanceNotFound."""
+    text = str(id)
+    try:
+        found = text.encode()
+    except UnicodeEncodeError:
+        found = b"\0"
+    if b"\0" in found:
+        raise InstanceNotFound(f"no instance has the id {text!r:.100}", hint="Ids are valid Unicode without NUL.")
+    return text
 
 
 async def _first(connection: psycopg.AsyncConnection[Any], sql: str, params: tuple[Any, ...]) -> Any:

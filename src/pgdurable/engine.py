@@ -15,7 +15,7 @@ from pgdurable._engine.bulk import batches
 from pgdurable._engine.busy_wait import MOST_S
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key
-from pgdurable._engine.inputs import Input, split_argument
+from pgdurable._engine.inputs import Input, check_name, split_argument
 from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
 from pgdurable._engine.worker import Settings, Worker
@@ -184,6 +184,8 @@ class Engine(Client):
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, connection=connection,
             )  # fmt: skip
+        if queue != "default":
+            check_name(queue, "a queue's name")
         signature = definition.signature
         data = signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
         loaded = signature.load_input(data)

@@ -144,7 +144,7 @@ def test_signal(run: Run, sql: Sql, words: list[str], payload: object) -> None:
     [
         (["nobody", "approval"], "no instance has the id 'nobody'"),
         (["o-1", "approval", "yes"], "PAYLOAD_JSON is not valid JSON: Expecting value at line 1, column 1"),
-        (["o-1", ""], "needs a name"),
+        (["o-1", ""], "a signal's name is a text of 1 to 512 bytes"),
         (["ended", "approval"], "has ended (failed)"),
     ],
 )

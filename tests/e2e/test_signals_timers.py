@@ -130,7 +130,7 @@ async def test_an_ended_instance_takes_no_signal(ns: Namespace) -> None:
             await h.signal("s")
         with pytest.raises(pgd.InstanceNotFound, match="no instance has the id 'nobody'"):
             await engine.signal("nobody", "s")
-        with pytest.raises(pgd.InvalidInput, match="needs a name"):
+        with pytest.raises(pgd.InvalidInput, match="a signal's name"):
             await engine.signal((await engine.start(collects, 1)).id, "")
 
 

@@ -11,7 +11,9 @@ from pgdurable.errors import InvalidInput
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
-__all__ = ["Input", "split_argument", "start_params"]
+__all__ = ["Input", "check_name", "split_argument", "start_params"]
+
+_MAX_NAME_BYTES = 512
 
 
 class Input:
@@ -35,7 +37,9 @@ class Input:
 
     def version(self, asked: str | None) -> str | None:
         """The version to start when `asked` is what the caller said."""
-        return asked or (self.definition.version if self.definition is not None else None)
+        if asked:
+            return check_name(asked, "a version")
+        return self.definition.version if self.definition is not None else None
 
     def encode(self, args: tuple[Any, ...], kwargs: dict[str, Any] | None) -> bytes:
         """The arguments as stored. Raises InvalidInput when they do not fit, CodecError when they are not JSON."""
@@ -79,7 +83,8 @@ def start_params(
     if id is not None:
         check_key(id)
     return (
-        input.name, data.decode(), id, input.version(version), queue, priority, seconds(delay) or 0.0,
+        input.name, data.decode(), id, input.version(version), check_name(queue, "a queue's name"), priority,
+        seconds(delay) or 0.0,
         None if labels is None else encode(labels, what="labels").decode(),
     )  # fmt: skip
 
@@ -90,4 +95,21 @@ def _name(workflow: Any) -> str:
             f"start needs a workflow: its name or the decorated function, found {workflow!r}",
             hint="Decorate the function with @pgdurable.workflow.",
         )
-    return workflow
+    return check_name(workflow, "a workflow's name")
+
+
+def check_name(name: Any, what: str) -> str:
+    """The name, or InvalidInput when PostgreSQL could not hold it."""
+    found = f"{type(name).__name__} {name!r:.60}"
+    if isinstance(name, str):
+        try:
+            nbytes = len(name.encode())
+        except UnicodeEncodeError:
+            found = f"text that is not valid Unicode, {name!r:.60}"
+        else:
+            if 1 <= nbytes <= _MAX_NAME_BYTES and "\0" not in name:
+                return name
+            found = f"{nbytes} bytes: {name!r:.60}"
+    raise InvalidInput(
+        f"{what} is a text of 1 to {_MAX_NAME_BYTES} bytes without NUL, found {found}", hint="Choose another name."
+    )

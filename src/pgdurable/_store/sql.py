@@ -16,10 +16,10 @@ _NAME = re.compile(r"^--\s*name:\s*(\w+)\s*$", re.MULTILINE)
 
 def quote_schema(schema: str) -> str:
     """The schema as an SQL identifier; raises ValueError for a name PostgreSQL cannot hold."""
-    if not schema or "\0" in schema or len(schema.encode()) > 50:
-        raise ValueError(f"a schema name has 1 to 50 bytes and no NUL, found {schema!r}")
-    if not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
-        raise ValueError(f"a schema name has lower-case letters, digits and underscores, found {schema!r}")
+    if not isinstance(schema, str) or not re.fullmatch(r"[a-z_][a-z0-9_]*", schema):
+        raise ValueError(f"a schema name has lower-case letters, digits and underscores, found {schema!r:.80}")
+    if len(schema) > 50:
+        raise ValueError(f"a schema name has 1 to 50 bytes, found {schema!r:.80}")
     return schema
 
 

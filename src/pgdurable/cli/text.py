@@ -43,7 +43,11 @@ STATUS_STYLE = {
     "timed_out": "red",
 }
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# Control characters, and those that turn text round or cannot be seen (joiners, which scripts and emoji need, aside).
+_CONTROL = re.compile(
+    r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ufff9-\ufffb"
+    r"\U000e0000-\U000e007f]"
+)
 
 
 def screen(*, stderr: bool = False, wide: bool = False) -> Console:
@@ -81,7 +85,12 @@ def print_error(error: PgDurableError) -> None:
 
 def clean(text: str) -> str:
     """The text with control characters made visible: stored data must not steer the terminal it is shown on."""
-    return _CONTROL.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return _CONTROL.sub(_visible, text)
+
+
+def _visible(found: re.Match[str]) -> str:
+    point = ord(found[0])
+    return f"\\x{point:02x}" if point < 0x100 else f"\\u{point:04x}" if point < 0x10000 else f"\\U{point:08x}"
 
 
 def shorten(text: str, width: int) -> str:
