@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from datetime import datetime, timedelta
 
 import pytest
@@ -72,3 +73,10 @@ def test_bad_json_is_shown_its_place(text: str, where: str) -> None:
 def test_what_only_python_takes_for_json_is_refused(text: str) -> None:
     with pytest.raises(InvalidInput, match="is not valid JSON"):
         json_argument(text, "INPUT")
+
+
+def test_json_stays_json_and_steers_no_terminal() -> None:
+    value = {"a": "\x9b31m\u202e\U000e0041\x7f\ufeff", "é": "ü"}
+    text = one_line_json(value)
+    assert text == '{"a": "\\u009b31m\\u202e\\udb40\\udc41\\u007f\\ufeff", "é": "ü"}'
+    assert json.loads(text) == value

@@ -68,9 +68,7 @@ def test_python_stores_them_to_the_letter_or_refuses(
             except PgDurableError as error:
                 assert str(error)
                 stored = all(map(storable, (workflow, id, queue, version, label))) and workflow and id and queue
-                assert not stored or max(
-                    len(text.encode()) for text in (workflow, id, queue, version)
-                ) > 512
+                assert not stored or max(len(text.encode()) for text in (workflow, id, queue, version)) > 512
                 handle = None
             if handle is not None:
                 info = await handle.describe()
@@ -109,8 +107,10 @@ def test_sql_stores_them_to_the_letter_or_refuses(
         )
     except psycopg.Error as error:
         assert error.sqlstate in ("PGD05",), error
-        assert not workflow or not 1 <= len(id.encode()) <= 512 or any(
-            len(text.encode()) > 512 for text in (workflow, queue, version)
+        assert (
+            not workflow
+            or not 1 <= len(id.encode()) <= 512
+            or any(len(text.encode()) > 512 for text in (workflow, queue, version))
         )
     else:
         found = at.execute(f"select workflow, queue, version from {schema}.instances").fetchall()
@@ -144,7 +144,7 @@ def test_the_command_line_stores_them_to_the_letter_or_refuses(
     at.execute(f"truncate {schema}.instances, {schema}.instance_keys, {schema}.events")
     result = run("start", f"--id={id}", f"--queue={queue}", "--", workflow, "[1]")
     if result.exit_code == 0:
-        (found,) = [json.loads(line) for line in run("list", "--json").stdout.splitlines()]
+        (found,) = [json.loads(line) for line in run("list", "--json").stdout.rstrip("\n").split("\n")]
         assert (found["workflow"], found["id"], found["queue"]) == (workflow, id, queue)
         sent = run("signal", "--", id, signal, "1")
         assert (sent.exit_code == 0) == (storable(signal) and 1 <= len(signal.encode()) <= 512), sent.output
@@ -160,9 +160,10 @@ def test_the_command_line_stores_them_to_the_letter_or_refuses(
         assert json.loads(run("show", "--json", "--", id).stdout)["workflow"] == workflow
     else:
         assert result.stderr
-        assert not (workflow and id and queue and all(map(storable, (workflow, id, queue)))) or max(
-            len(text.encode()) for text in (workflow, id, queue)
-        ) > 512
+        assert (
+            not (workflow and id and queue and all(map(storable, (workflow, id, queue))))
+            or max(len(text.encode()) for text in (workflow, id, queue)) > 512
+        )
     intact(at, schema)
 
 

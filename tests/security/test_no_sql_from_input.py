@@ -22,9 +22,14 @@ ALLOWED = {
     # `pgdurable bench` works in a schema whose name it has made up, on tables it has made there.
     "cli/bench.py": {"schema"},
     "cli/bench_floor.py": {
-        "schema", "table", "columns", "columns['instances']", "columns['history']", "most",
+        "schema",
+        "table",
+        "columns",
+        "columns['instances']",
+        "columns['history']",
+        "most",
         "'instance_id, event_id' if table == 'history' else 'id'",
-    },  # fmt: skip
+    },
     "cli/bench_load.py": {"table"},
     "_store/roles.py": set(),
 }

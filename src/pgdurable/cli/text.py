@@ -101,7 +101,12 @@ def shorten(text: str, width: int) -> str:
 
 def one_line_json(value: Any) -> str:
     """A value as JSON on one line, readable: no escapes where none is needed."""
-    return json.dumps(value, ensure_ascii=False, default=_plain)
+    return _CONTROL.sub(_escaped, json.dumps(value, ensure_ascii=False, default=_plain))
+
+
+def _escaped(found: re.Match[str]) -> str:
+    """As JSON writes it. What JSON has outside of texts is none of these."""
+    return json.dumps(found[0])[1:-1] if found[0] > "\x7f" else f"\\u{ord(found[0]):04x}"
 
 
 def _plain(value: Any) -> Any:
