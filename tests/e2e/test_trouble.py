@@ -550,6 +550,50 @@ async def test_a_zombie_commits_nothing_more_and_rejoins_under_a_new_id(ns: Name
     assert ns.instance(h, "takeovers") == 1
 
 
+async def test_a_start_made_while_it_joins_anew_is_not_the_old_incarnation_s(
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It would be run here by the new incarnation, and be an orphan to every other worker."""
+    joining, join_now = asyncio.Event(), asyncio.Event()
+
+    @pgd.step
+    async def plain() -> str:
+        return "done"
+
+    @pgd.workflow
+    async def restarted() -> str:
+        return await plain()
+
+    async with ns.engine(restarted) as engine:
+        await (await engine.start(restarted)).result(timeout=20)
+        place = engine._worker
+        assert place is not None
+        join = place.membership.join
+
+        async def join_when_told(workflows: list[dict[str, str]]) -> int:
+            joining.set()
+            await join_now.wait()
+            return await join(workflows)
+
+        monkeypatch.setattr(place.membership, "join", join_when_told)
+        (worker,) = ns.sql("select id from @.workers")[0]
+        await until(lambda: _take_over(ns, worker), "it was taken over")
+        await asyncio.wait_for(joining.wait(), 20)
+        starts = [
+            asyncio.ensure_future(engine.start(restarted)),
+            asyncio.ensure_future(engine.start_many(restarted, [()])),
+        ]
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        join_now.set()
+        one, many = await asyncio.gather(*starts)
+        for h in (one, *many):
+            owners = ns.sql("select 1 from @.instances where id = %s and owner = %s", h.instance_id, worker)
+            assert owners == [], "it was started for an incarnation that has ended"
+            assert await h.result(timeout=20) == "done"
+            assert ns.history(h, "kind, name") == [("step", "plain")]
+
+
 async def test_a_zombie_s_transaction_step_is_rolled_back(ns: Namespace) -> None:
     ns.ledger()
     gate = asyncio.Event()

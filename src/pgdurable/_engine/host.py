@@ -89,6 +89,9 @@ class Host:
 
         `loaded`: the input as typed arguments, where that has been decoded already.
         """
+        # Between a takeover and joining anew there is no incarnation that could own it: as the old one's it would run
+        # here, and elsewhere as an orphan.
+        owned = owned and not self.fenced
         record = StartRecord(self, id, definition, input, queue, future)
         record.owned = owned
         record.loaded = loaded
