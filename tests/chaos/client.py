@@ -1,0 +1,38 @@
+"""A process of customers that runs nothing itself: ``python -m chaos.client``. End of file on stdin: no more orders."""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import json
+import signal
+import sys
+from typing import Any
+
+import pgdurable as pgd
+
+from .customer import Customer
+from .history import History
+
+
+async def main(told: dict[str, Any]) -> None:
+    loop = asyncio.get_running_loop()
+    orders = asyncio.StreamReader()
+    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
+    history = History(told["history"], told["name"])
+    async with pgd.Client(told["dsn"], schema=told["schema"], max_connections=6) as client:
+        customers = [
+            Customer(client, history, name=f"{told['name']}.{n}", seed=told["seed"], generation=None)
+            for n in range(told["customers"])
+        ]
+        closing = asyncio.Event()
+        tasks = [loop.create_task(customer.run(closing)) for customer in customers]
+        await orders.read()
+        closing.set()
+        await asyncio.gather(*tasks)
+    history.note("stopped")
+
+
+if __name__ == "__main__":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)
+    asyncio.run(main(json.loads(sys.argv[1])))

@@ -1,0 +1,171 @@
+"""What a run leaves behind: its history, and the tables read when everything has ended. A plain value."""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+import psycopg
+from crash.replay import Row
+
+from . import kinds
+from .history import Event
+
+__all__ = ["Evidence", "Incarnation", "Instance", "Tenure", "Write", "gather"]
+
+
+@dataclass
+class Instance:
+    id: uuid.UUID
+    key: str | None
+    workflow: str
+    version: str | None
+    status: str
+    owner: int | None
+    input: str
+    output: Any
+    error: dict[str, Any] | None
+    started_at: datetime
+    finished_at: datetime | None
+    history: list[Row] = field(default_factory=list)
+
+    @property
+    def kind(self) -> kinds.Kind:
+        return kinds.KINDS[self.workflow]
+
+    @cached_property
+    def arguments(self) -> dict[str, Any]:
+        definition = self.kind.definitions[0]
+        values, _ = definition.signature.load_input(self.input)
+        code = definition.fn.__code__
+        return dict(zip(code.co_varnames[: code.co_argcount], values, strict=True))
+
+    @property
+    def token(self) -> str:
+        return str(self.arguments["token"])
+
+    def __str__(self) -> str:
+        return f"{self.workflow} {self.token} ({self.id})"
+
+
+@dataclass(frozen=True)
+class Write:
+    """A history row: who wrote it, as the server saw it. See tables.sql."""
+
+    position: int
+    xid: int
+    process: str
+    fenced: int | None
+    instance_id: uuid.UUID
+    event_id: int
+    owner: int | None
+
+
+@dataclass(frozen=True)
+class Tenure:
+    """A change of an instance's owner or status."""
+
+    position: int
+    xid: int
+    process: str
+    fenced: int | None
+    instance_id: uuid.UUID
+    old_owner: int | None
+    owner: int | None
+    old_status: str | None
+    status: str
+    version: str | None
+
+
+@dataclass(frozen=True)
+class Incarnation:
+    """A worker that joined (`alive`) or ended. `seen` is the snapshot of the transaction that wrote it down."""
+
+    position: int
+    xid: int
+    seen: str
+    worker: int
+    process: str
+    state: str
+    successor: int | None
+
+    def saw(self, xid: int) -> bool:
+        """Whether a transaction had ended for the one that wrote this down."""
+        low, high, running = self.seen.split(":")
+        if xid < int(low):
+            return True
+        return xid < int(high) and str(xid) not in running.split(",")
+
+
+@dataclass
+class Evidence:
+    """Everything a run left behind.
+
+    Attributes:
+        events: the run's history, in order.
+        queued: events that nobody consumed, as (instance, name, payload).
+    """
+
+    events: list[Event]
+    instances: list[Instance]
+    balances: dict[int, int]
+    ledger: list[kinds.Effect]
+    queued: list[tuple[uuid.UUID, str, Any]]
+    writes: list[Write]
+    tenures: list[Tenure]
+    incarnations: list[Incarnation]
+
+
+def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[Event]) -> Evidence:
+    instances = {
+        row[0]: Instance(*row)
+        for row in conn.execute(
+            f"""select i.id, k.id, i.workflow, i.version, i.status, i.owner, i.input::text, i.output, i.error,
+                       coalesce(i.started_at, i.created_at), i.finished_at
+                  from {schema}.instances i left join {schema}.instance_keys k on k.instance_id = i.id
+                 order by i.id"""
+        )
+    }
+    histories: dict[uuid.UUID, list[Row]] = defaultdict(list)
+    for id, *row in conn.execute(
+        f"""select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::text, error::text, recorded_at
+              from {schema}.history order by instance_id, event_id"""
+    ):
+        histories[id].append(Row(*row))
+    for id, instance in instances.items():
+        instance.history = histories.pop(id, [])
+    assert not histories, f"history of instances that do not exist: {list(histories)}"
+    ledger = conn.execute(f"select token, entry, source, target, cents from {shop}.ledger").fetchall()
+    return Evidence(
+        events=events,
+        instances=list(instances.values()),
+        balances=dict(conn.execute(f"select id, balance from {shop}.accounts").fetchall()),
+        ledger=[kinds.Effect(*row) for row in ledger],
+        queued=conn.execute(f"select instance_id, name, payload from {schema}.events order by seq").fetchall(),
+        writes=[
+            Write(*row)
+            for row in conn.execute(
+                f"""select position, xid::text::bigint, process, fenced, instance_id, event_id, owner
+                      from {shop}.writes order by position"""
+            )
+        ],
+        tenures=[
+            Tenure(*row)
+            for row in conn.execute(
+                f"""select position, xid::text::bigint, process, fenced, instance_id, old_owner, owner, old_status,
+                           status, version
+                      from {shop}.tenures order by position"""
+            )
+        ],
+        incarnations=[
+            Incarnation(*row)
+            for row in conn.execute(
+                f"""select position, xid::text::bigint, seen::text, worker, process, state, successor
+                      from {shop}.incarnations order by position"""
+            )
+        ],
+    )

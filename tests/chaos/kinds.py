@@ -1,0 +1,293 @@
+"""The kinds of transfer: the bank's workflows, what each must leave behind, and how customers order it.
+
+A kind is an entry of `KINDS`. Customers, workers and the checker know kinds only through it, so another kind of work
+joins by being entered. Every order has a `token` of its own, by which its effects and steps are told apart.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import pgdurable as pgd
+from pgdurable.workflow import Workflow
+
+from .bank import ACCOUNTS, ESCROW, hopeless, jot, move, move_blocking, note, saw, shaky, shaky_move
+
+__all__ = ["GENERATIONS", "KINDS", "Effect", "Kind", "definition", "workflows_of"]
+
+NAP, RACE, LONG_NAP, PATIENCE = 0.05, 0.04, 1.1, 900.0
+GENERATIONS = 12
+"""How many versions of `revised` there are: one per deploy."""
+
+
+@dataclass(frozen=True, order=True)
+class Effect:
+    """A row of the ledger."""
+
+    token: str
+    entry: str
+    source: int
+    target: int
+    cents: int
+
+
+@dataclass(frozen=True)
+class Kind:
+    """See the head of this file.
+
+    Attributes:
+        definitions: its versions, oldest first; a worker of generation n has the first n, and calls the last current.
+        order: draws the arguments after the token.
+        effects: what it must have done, from arguments, status and output.
+        delays: every delay its timers may have, in seconds.
+        ends: the status it must end with.
+        letters: how many numbered signals named `confirm` it wants, from its arguments.
+        weight: how often it is ordered, beside the others.
+    """
+
+    name: str
+    definitions: tuple[Workflow[Any, Any], ...]
+    order: Callable[[random.Random], dict[str, Any]]
+    effects: Callable[[dict[str, Any], Any], Iterable[Effect]]
+    delays: frozenset[float]
+    ends: str = "completed"
+    letters: Callable[[dict[str, Any]], int] = lambda args: 0
+    weight: int = 2
+
+
+def _pair(chance: random.Random) -> dict[str, Any]:
+    source, target = chance.sample(range(1, ACCOUNTS + 1), 2)
+    return {"source": source, "target": target, "cents": chance.randint(2, 500)}
+
+
+def _nap() -> float:
+    """About as long as the timer it races with."""
+    return round(pgd.random() * 2 * RACE, 3)
+
+
+async def seen(token: str, step: Any) -> dict[str, Any]:
+    """Awaits a step's result and notes that it has come."""
+    result: dict[str, Any] = await step
+    saw(token, result["tag"])
+    return result
+
+
+# -- transfer: parallel steps, retried steps, a timer ---------------------------------------------------------------
+
+
+@pgd.workflow
+async def transfer(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+    began = pgd.now()
+    first = await seen(token, note(token, "first"))
+    debit = await seen(token, move(token, "debit", source, target, cents))
+    left, right, fee = await asyncio.gather(
+        seen(token, note(token, "left")),
+        seen(token, shaky(token, "right")),
+        seen(token, shaky_move(token, "fee", source, target, 1)),
+    )
+    await asyncio.sleep(NAP)
+    # Time and chance among the arguments: a replay that tells them otherwise is seen by the fingerprint.
+    last = await seen(token, note(token, f"last {pgd.now().isoformat()} {pgd.random()}"))
+    return {
+        "token": token, "began": began.isoformat(), "id": str(pgd.uuid4()),
+        "noted": [first, debit, left, right, fee, last],
+    }  # fmt: skip
+
+
+def _transfer_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    token, source, target = args["token"], args["source"], args["target"]
+    return [Effect(token, "debit", source, target, args["cents"]), Effect(token, "fee", source, target, 1)]
+
+
+# -- confirmed: money waits in escrow until numbered signals have come ----------------------------------------------
+
+
+@pgd.workflow
+async def confirmed(token: str, source: int, target: int, cents: int, letters: int) -> dict[str, Any]:
+    got: list[Any] = []
+    noted = [await seen(token, move(token, "hold", source, ESCROW, cents))]
+    wanted = 0
+    try:
+        # A letter may come before or after this wait is over: it must go to one of the two waits, once.
+        got.append(await pgd.wait_signal("confirm", timeout=RACE))
+    except TimeoutError:
+        noted.append(await seen(token, note(token, "none yet")))
+    while True:
+        # A letter whose sender was not told its fate comes twice: [its number, which call].
+        if got and got[-1][0] == wanted:
+            noted.append(await seen(token, note(token, f"letter {wanted}")))
+            wanted += 1
+        if wanted == letters:
+            break
+        got.append(await pgd.wait_signal("confirm", timeout=PATIENCE))
+    noted.append(await seen(token, move(token, "release", ESCROW, target, cents)))
+    return {"token": token, "got": got, "noted": noted}
+
+
+def _confirmed_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    token, cents = args["token"], args["cents"]
+    return [
+        Effect(token, "hold", args["source"], ESCROW, cents),
+        Effect(token, "release", ESCROW, args["target"], cents),
+    ]
+
+
+# -- raced: steps and transactions against a timeout ----------------------------------------------------------------
+
+
+@pgd.workflow
+async def raced(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+    noted, won = [], []
+    for entry in ("tip", "bonus"):
+        try:
+            noted.append(await asyncio.wait_for(seen(token, move(token, entry, source, target, cents, _nap())), RACE))
+            won.append(entry)
+        except asyncio.TimeoutError:
+            noted.append(await seen(token, note(token, f"no {entry}")))
+    try:
+        noted.append(await asyncio.wait_for(seen(token, note(token, "race", _nap())), RACE))
+    except asyncio.TimeoutError:
+        pass
+    noted.append(await seen(token, move(token, "back", target, source, 1)))
+    return {"token": token, "won": won, "noted": noted}
+
+
+def _raced_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    token, source, target = args["token"], args["source"], args["target"]
+    won = [Effect(token, entry, source, target, args["cents"]) for entry in output["won"]]
+    return [*won, Effect(token, "back", target, source, 1)]
+
+
+# -- clerk: the same in blocking code -------------------------------------------------------------------------------
+
+
+@pgd.workflow
+def clerk(token: str, source: int, target: int, cents: int, letters: int) -> dict[str, Any]:
+    noted = [jot(token, "first")]
+    saw(token, "first")
+    noted.append(move_blocking(token, "debit", source, target, cents))
+    saw(token, "debit")
+    pgd.sleep(NAP)
+    got = []
+    wanted = 0
+    while wanted < letters:
+        got.append(pgd.wait_signal("confirm", timeout=PATIENCE))
+        wanted += got[-1][0] == wanted
+    noted.append(note(token, "last"))  # type: ignore[arg-type]
+    saw(token, "last")
+    return {"token": token, "got": got, "noted": noted}
+
+
+def _clerk_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [Effect(args["token"], "debit", args["source"], args["target"], args["cents"])]
+
+
+# -- standing: an order in instalments, parked between them ---------------------------------------------------------
+
+
+@pgd.workflow
+async def standing(token: str, source: int, target: int, cents: int, times: int) -> dict[str, Any]:
+    noted = []
+    for number in range(times):
+        noted.append(await seen(token, move(token, f"instalment {number}", source, target, cents)))
+        await asyncio.sleep(LONG_NAP)
+    return {"token": token, "noted": noted}
+
+
+def _standing_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [
+        Effect(args["token"], f"instalment {number}", args["source"], args["target"], args["cents"])
+        for number in range(args["times"])
+    ]
+
+
+# -- doomed: fails for good, and pays back --------------------------------------------------------------------------
+
+
+@pgd.workflow
+async def doomed(token: str, source: int, target: int, cents: int) -> None:
+    await seen(token, move(token, "debit", source, ESCROW, cents))
+    try:
+        await hopeless(token, "hopeless")
+    except LookupError as error:
+        await seen(token, move(token, "refund", ESCROW, source, cents))
+        raise ValueError(f"{token} gave up: {error}") from None
+
+
+def _doomed_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    token, source, cents = args["token"], args["source"], args["cents"]
+    return [Effect(token, "debit", source, ESCROW, cents), Effect(token, "refund", ESCROW, source, cents)]
+
+
+# -- revised: another version with every deploy ---------------------------------------------------------------------
+
+
+def _revised(version: int) -> Workflow[Any, Any]:
+    @pgd.workflow(name="revised", version=str(version))
+    async def revised(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+        noted = [await seen(token, note(token, f"version {version}"))]
+        await asyncio.sleep(LONG_NAP)
+        for number in range(version % 3):
+            noted.append(await seen(token, note(token, f"check {number}")))
+        noted.append(await seen(token, move(token, f"debit {version}", source, target, cents)))
+        await asyncio.sleep(LONG_NAP)
+        noted.append(await seen(token, note(token, "last")))
+        return {"token": token, "version": version, "noted": noted}
+
+    return revised
+
+
+def _revised_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [Effect(args["token"], f"debit {output['version']}", args["source"], args["target"], args["cents"])]
+
+
+KINDS = {
+    kind.name: kind
+    for kind in (
+        Kind("transfer", (transfer,), _pair, _transfer_effects, frozenset({NAP}), weight=4),
+        Kind(
+            "confirmed", (confirmed,), lambda chance: {**_pair(chance), "letters": chance.randint(1, 4)},
+            _confirmed_effects, frozenset({RACE, PATIENCE}), letters=lambda args: int(args["letters"]), weight=3,
+        ),
+        Kind("raced", (raced,), _pair, _raced_effects, frozenset({RACE})),
+        Kind(
+            "clerk", (clerk,), lambda chance: {**_pair(chance), "letters": chance.randint(0, 1)},
+            _clerk_effects, frozenset({NAP, PATIENCE}), letters=lambda args: int(args["letters"]),
+        ),
+        Kind(
+            "standing", (standing,), lambda chance: {**_pair(chance), "times": chance.randint(1, 3)},
+            _standing_effects, frozenset({LONG_NAP}),
+        ),
+        Kind("doomed", (doomed,), _pair, _doomed_effects, frozenset(), ends="failed", weight=1),
+        Kind(
+            "revised", tuple(_revised(n) for n in range(1, GENERATIONS + 1)), _pair, _revised_effects,
+            frozenset({LONG_NAP}),
+        ),
+    )
+}  # fmt: skip
+
+
+def workflows_of(generation: int) -> list[Workflow[Any, Any]]:
+    """What a worker of this generation of the code has; of each name the last is current."""
+    return [definition for kind in KINDS.values() for definition in kind.definitions[:generation]]
+
+
+def definition(kind: str, version: str | None) -> Workflow[Any, Any]:
+    return next(one for one in KINDS[kind].definitions if version is None or one.version == version)
+
+
+def draw(chance: random.Random, kinds: Iterable[str]) -> tuple[Kind, dict[str, Any]]:
+    """An order: its kind and arguments, the same for the same state of `chance`."""
+    among = [KINDS[name] for name in kinds]
+    kind = chance.choices(among, [one.weight for one in among])[0]
+    return kind, kind.order(chance)
+
+
+def expected(kind: Kind, args: dict[str, Any], status: str, output: Any) -> Counter[Effect]:
+    """The ledger rows an ended instance must have; none that can be known where it ended otherwise than it should."""
+    return Counter(kind.effects(args, output)) if status == kind.ends else Counter()
