@@ -38,7 +38,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
-            "InstanceFailed InstancePaused StepFailed StepTimeout"
+            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout"
         ).split()
     ],
 }  # fmt: skip

@@ -2,23 +2,55 @@
 --
 -- Locks: the claimed rows of `instances`, skipping any that another worker is claiming. The worker's own fence.
 -- Arguments: workflow names and versions the worker has, in two parallel arrays; the version it calls current
--- for each name is the one with `is_current`. `room` is how many it can take.
--- Returns: the claimed instances, in order of id.
+-- for each name is the one with `is_current`. `room` is how many it can take. `most_strikes` (3 or more; null: never):
+-- an instance whose workers died so many times in a row, without its getting on in between, is paused. `on_trial`: how
+-- many the worker holds now that were given a `trial`.
+-- Returns: the claimed instances, in order of id. `trial` is null, or how many seconds an instance with two strikes or
+-- more is on trial.
 -- Raises: PGD01 when the worker itself was taken over.
+--
+-- One that kills its worker kills whatever runs beside it too, which is how all of them get strikes. So those with two
+-- or more run in ever smaller company: a thousand at a time, 32 when two strikes are left, and alone with the last one.
+-- What gets on, waits, or outlives a trial of twice the time its last worker took to die is cleared; what is left in
+-- the end is the killer. The thousand have two seconds at most, and are not cleared by that: most killers are quick,
+-- and two crashes in a row must not keep tens of thousands of long steps waiting.
 --
 -- Statistics are never fresh here: tens of thousands of rows change their status between two looks of analyze.
 -- So the text leaves the planner no choice: lateral subqueries that lock cannot become joins, and the update
 -- takes an array. As joins, each of these read all of `instances` at one time or another.
 create or replace function @extschema@.claim(
-    worker bigint, names text[], versions text[], is_current boolean[], room int)
+    worker bigint, names text[], versions text[], is_current boolean[], room int,
+    most_strikes int default 5, on_trial int default 0)
 returns table (
     id uuid, workflow text, version text, input text, key text,
-    started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text)
+    started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text,
+    strikes smallint, trial float8)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+    fewest smallint;
+    company int := 0;
 begin
     perform @extschema@.fence(worker);
+    if room > 0 then
+        perform @extschema@.judge(names, versions, is_current, coalesce(most_strikes, 32767), 2 * room);
+        -- Those with the fewest strikes go first.
+        select min(s.strikes) into fewest
+          from @extschema@.workers w
+         cross join lateral (
+            select i.strikes
+              from @extschema@.instances i
+             where i.owner = -w.id and i.strikes > 1
+               and exists (select from unnest(names, versions, is_current) as m (name, version, is_current)
+                            where m.name = i.workflow
+                              and (m.version = i.version or (i.version is null and m.is_current)))
+             order by i.strikes
+             limit 1
+         ) s
+         where w.state in ('dead', 'stopped');
+        company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
+    end if;
     return query
     with mine as materialized (
         select u.name, u.version, u.is_current
@@ -29,7 +61,7 @@ begin
          cross join lateral (
             select i.id
               from @extschema@.instances i
-             where i.owner = w.id
+             where i.owner = w.id and i.strikes = 0
                and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
@@ -37,6 +69,35 @@ begin
          ) o
          where w.state in ('dead', 'stopped')
          limit greatest(room, 0)
+    ), cleared as materialized (
+        select o.id
+          from @extschema@.workers w
+         cross join lateral (
+            select i.id
+              from @extschema@.instances i
+             where i.owner = -w.id and i.strikes < 2
+               and exists (select from mine m where m.name = i.workflow
+                            and (m.version = i.version or (i.version is null and m.is_current)))
+               for update of i skip locked
+         ) o
+         where w.state in ('dead', 'stopped')
+         limit greatest(room - (select count(*) from orphans), 0)
+    ), suspected as materialized (
+        select o.id, case when company < 1000 then 2 * o.lasted + 5 else least(o.lasted, 2) end as trial
+          from @extschema@.workers w
+         cross join lateral (
+            select i.id, extract(epoch from w.ended_at - i.taken_at)::float8 as lasted
+              from @extschema@.instances i
+             where i.owner = -w.id and i.strikes = fewest
+               and exists (select from mine m where m.name = i.workflow
+                            and (m.version = i.version or (i.version is null and m.is_current)))
+               for update of i skip locked
+         ) o
+         where w.state in ('dead', 'stopped')
+         limit greatest(
+            least(company - on_trial, room - (select count(*) from orphans) - (select count(*) from cleared)), 0)
+    ), left_behind as materialized (
+        select o.id from orphans o union all select c.id from cleared c union all select s.id from suspected s
     ), called as materialized (
         select c.id
           from (select distinct e.instance_id from @extschema@.events e) n
@@ -49,7 +110,7 @@ begin
                and exists (select from mine m where m.name = i.workflow and m.version = i.version)
                for update of i skip locked
          ) c
-         limit greatest(room - (select count(*) from orphans), 0)
+         limit greatest(room - (select count(*) from left_behind), 0)
     ), due as materialized (
         -- In random order of names: the backlog of one workflow must not starve the others.
         select d.id
@@ -62,10 +123,10 @@ begin
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
              order by i.wake_at
-             limit greatest(room - (select count(*) from orphans) - (select count(*) from called), 0)
+             limit greatest(room - (select count(*) from left_behind) - (select count(*) from called), 0)
                for update of i skip locked
          ) d
-         limit greatest(room - (select count(*) from orphans) - (select count(*) from called), 0)
+         limit greatest(room - (select count(*) from left_behind) - (select count(*) from called), 0)
     ), taken as (
         update @extschema@.instances i
            set owner = worker,
@@ -73,14 +134,17 @@ begin
                version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
                started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
                takeovers = i.takeovers + (exists (select from orphans o where o.id = i.id and o.died))::int,
+               strikes = i.strikes + (exists (select from orphans o where o.id = i.id and o.died))::int,
+               taken_at = now(),
                wake_at = null
          where i.id = any (array(
-            select o.id from orphans o union all select c.id from called c union all select d.id from due d))
+            select l.id from left_behind l union all select c.id from called c union all select d.id from due d))
         returning i.id, i.workflow, i.version, i.input::text as input,
                   (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
-                  i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels
+                  i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels, i.strikes
     )
-    select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels
+    select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels,
+           t.strikes, case when t.strikes > 1 then (select s.trial from suspected s where s.id = t.id) end
       from taken t
      order by t.id;
 end

@@ -11,7 +11,7 @@ as $$
      where w.id in (
         select o.id from @extschema@.workers o
          where o.ended_at < now() - interval '1 day'
-           and not exists (select from @extschema@.instances i where i.owner = o.id)
+           and not exists (select from @extschema@.instances i where i.owner in (o.id, -o.id))
          limit 1000
            for update skip locked);
     insert into @extschema@.workers (name, workflows, lease_until)

@@ -1,4 +1,4 @@
--- Lets a paused instance go on: any worker that has its workflow may claim it.
+-- Lets a paused instance go on: any worker that has its workflow may claim it. Its strikes are forgotten.
 -- `security definer`: whoever may execute it needs no right to the tables.
 -- Returns: whether it was paused.
 -- Raises: PGD02 no such instance.
@@ -10,7 +10,7 @@ declare
     target uuid := @extschema@.need_instance(id);
 begin
     update @extschema@.instances i
-       set status = 'pending', owner = null, wake_at = now(), error = null
+       set status = 'pending', owner = null, wake_at = now(), error = null, strikes = 0
      where i.id = target and i.status = 'paused';
     if not found then
         return false;

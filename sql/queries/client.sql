@@ -34,6 +34,9 @@ select @extschema@.signal(%s, %s, %s::jsonb)
 -- name: find_instance
 select @extschema@.find_instance(%s)
 
+-- name: retry
+select @extschema@.retry(%s)
+
 -- name: resume
 select @extschema@.resume(%s)
 

@@ -68,12 +68,22 @@ select i.workflow, i.version, count(*) as instances, min(w.name) as worker,
                   and (i.version is null or has.entry ->> 'version'::text = i.version)) as rescued
   from @extschema@.instances i
   left join @extschema@.workers w on w.id = i.owner
- where i.owner is not null
+ where i.owner > 0
    and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
    and not coalesce(w.state in ('alive', 'draining') and w.lease_until > now(), false)
  group by i.workflow, i.version
  order by count(*) desc
  limit 20
+
+-- name: suspects
+select count(*) as instances, max(i.strikes) as strikes
+  from @extschema@.instances i
+ where i.owner < 0 and i.strikes > 1
+
+-- name: quarantined
+select count(*) as instances
+  from @extschema@.instances i
+ where i.status = 'paused' and i.error ->> 'type' = 'pgdurable.errors.Quarantined'
 
 -- name: old_events
 select count(*) as events, pg_catalog.count(distinct e.instance_id) as instances,

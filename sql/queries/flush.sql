@@ -81,7 +81,7 @@ copy @extschema@.instances (id, workflow, version, status, queue, owner, input) 
 
 -- name: release_instances
 update @extschema@.instances i
-   set status = u.status, output = u.output, error = u.error, wake_at = u.wake_at, owner = null,
+   set status = u.status, output = u.output, error = u.error, wake_at = u.wake_at, owner = null, strikes = 0,
        started_at = coalesce(i.started_at, i.created_at),
        finished_at = case when u.status in ('completed', 'failed', 'cancelled', 'timed_out') then now() end
   from (select unnest($2::uuid[]) as id, unnest($3::text[]) as status, unnest($4::jsonb[]) as output,

@@ -23,8 +23,8 @@ select name, version, 'python', policies::jsonb
 on conflict (name, version) do nothing
 
 -- name: claim
-select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels
-  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s)
+select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels, strikes, trial
+  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s)
 
 -- name: owned
 select id from @extschema@.instances where owner = %s and status = 'running'
@@ -32,10 +32,17 @@ select id from @extschema@.instances where owner = %s and status = 'running'
 -- name: take_up
 select i.id, i.workflow, i.version, i.input::text,
        (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
-       coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text
+       coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text,
+       i.strikes, case when i.strikes > 1 then 60.0::float8 end
   from @extschema@.instances i
  where i.id = any (%s::uuid[]) and i.owner = %s and i.status = 'running'
  order by i.id
+
+-- name: clear_strikes
+update @extschema@.instances i
+   set strikes = 0
+  from @extschema@.fence(%s) as f (now)
+ where i.id = any (%s::uuid[]) and i.owner = %s
 
 -- name: load_history
 select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::text, error::text, recorded_at

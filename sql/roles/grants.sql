@@ -24,7 +24,8 @@ grant execute on function
 
 -- A client writes through functions only, which say who submitted what.
 grant execute on function
-    @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume
+    @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume,
+    @extschema@.retry
     to @client@;
 
 -- A worker writes what running an instance takes, and never changes or removes history.

@@ -18,6 +18,7 @@ from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, check_name, split_argument
 from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
+from pgdurable._engine.trials import LEAST
 from pgdurable._engine.worker import Settings, Worker
 from pgdurable._store import migrations
 from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
@@ -56,6 +57,9 @@ class Engine(Client):
             for the answer to a flush instead of sleeping. With 0.0002 a transition of an idle engine takes about a
             quarter less where waking up a process is slow (virtual machines), and the engine's CPU per transition
             more than doubles. For asyncio's own event loop on Linux; others ignore it, with a warning. Default 0.
+        quarantine_after: an instance is paused, with the error `Quarantined`, once so many workers in a row died while
+            they held it and it never got on in between (at least 3; None: never). Others that were held by the same
+            workers are told apart and go on. Default 5.
         guard: refuse real I/O and blocking sleeps in workflow code (a Python audit hook). Default on.
     """
 
@@ -78,6 +82,7 @@ class Engine(Client):
         payload_limit: int = PAYLOAD_LIMIT,
         park_after: float | timedelta = 5.0,
         busy_wait: float | timedelta = 0.0,
+        quarantine_after: int | None = 5,
         guard: bool = True,
     ) -> None:
         if max_backlog < 1:
@@ -85,6 +90,8 @@ class Engine(Client):
         looking = seconds(busy_wait) or 0.0
         if not 0.0 <= looking <= MOST_S:
             raise ValueError(f"busy_wait is between 0 and {MOST_S:g} seconds, found {looking:g}")
+        if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
+            raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
         super().__init__(dsn, schema=schema, payload_limit=payload_limit)
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate
@@ -99,6 +106,7 @@ class Engine(Client):
             payload_limit=payload_limit,
             park_after=seconds(park_after) or 0.0,
             busy_wait=looking,
+            quarantine_after=quarantine_after,
             guard=guard,
         )
         self._worker: Worker | None = None

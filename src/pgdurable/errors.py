@@ -20,6 +20,7 @@ __all__ = [
     "NonRetryable",
     "PayloadTooLarge",
     "PgDurableError",
+    "Quarantined",
     "RetryAfter",
     "SchemaError",
     "StepFailed",
@@ -148,6 +149,14 @@ class InstanceFailed(PgDurableError):
 
 class InstancePaused(PgDurableError):
     """Raised by `result()` when the instance is paused and so will not end by itself."""
+
+
+class Quarantined(InstancePaused):
+    """Each of the last workers that ran the instance died before it got on, five in a row unless configured.
+
+    It is paused so that it harms nobody else. Find what kills its worker (a crash in C code, memory, a blocked event
+    loop), then `retry` it: nothing is lost.
+    """
 
 
 class StepFailed(PgDurableError):

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
-from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PgDurableError
+from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PgDurableError, Quarantined
 from pgdurable.retry import seconds
 
 if TYPE_CHECKING:
@@ -153,6 +153,13 @@ class Handle(Generic[T]):
         """
         await self._client.signal(self.id, name, payload)
 
+    async def retry(self) -> bool:
+        """Lets an instance that was quarantined, or is paused for another reason, try again with a clean record.
+
+        Returns whether it was paused.
+        """
+        return bool(await self._client._one("retry", (self.id,)))
+
     async def resume(self) -> bool:
         """Lets a paused instance go on. Returns whether it was paused."""
         return bool(await self._client._one("resume", (self.id,)))
@@ -238,6 +245,12 @@ def _unhappy_end(id: str, status: str, error: Any, schema: str) -> PgDurableErro
     found = found if isinstance(found, dict) else {}
     message, kind = found.get("message") or "", found.get("type")
     shown = (kind or "").removeprefix("builtins.")
+    if kind == f"{Quarantined.__module__}.{Quarantined.__name__}" and status == "paused":
+        return Quarantined(
+            f"instance {id} is quarantined: {message}",
+            hint="Find out what kills the worker (its log, the kernel's log), mend it, then: "
+            f"pgdurable retry {shlex.quote(id)}{option}",
+        )
     if status == "paused":
         return InstancePaused(
             f"instance {id} is paused: {message}",

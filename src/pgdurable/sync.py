@@ -107,6 +107,9 @@ class Handle(Generic[T]):
     def signal(self, name: str, payload: Any = None) -> None:
         self._thread.call(self._handle.signal(name, payload))
 
+    def retry(self) -> bool:
+        return self._thread.call(self._handle.retry())
+
     def resume(self) -> bool:
         return self._thread.call(self._handle.resume())
 

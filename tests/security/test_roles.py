@@ -36,7 +36,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "settings": (READ, READ),
 }
 READING = set("status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split())
-CLIENT = READING | {"start", "start_many", "signal", "resume"}
+CLIENT = READING | {"start", "start_many", "signal", "resume", "retry"}
 
 
 @pgd.workflow(name="security_greet")

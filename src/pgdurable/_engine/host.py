@@ -227,8 +227,12 @@ class Host:
         if self.draining or not self.clock.now_us():
             return
         for hosted, wake_at_us in self.parking.ripe(self.clock.now_us()):
-            self.release(hosted, "waiting", wake_at_us=wake_at_us)
-            self.on_parked(wake_at_us)
+            self.park(hosted, wake_at_us)
+
+    def park(self, hosted: Hosted, wake_at_us: int | None) -> None:
+        """Takes an instance that only waits out of memory, once committed; from then on any worker may claim it."""
+        self.release(hosted, "waiting", wake_at_us=wake_at_us)
+        self.on_parked(wake_at_us)
 
     def step_ended(self) -> None:
         self.steps_running -= 1

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
 
-__all__ = ["Parking"]
+__all__ = ["Parking", "at_rest", "wake_at"]
 
 
 class Parking:
@@ -43,17 +43,23 @@ class Parking:
         for hosted in list(self._idle.values()):
             if hosted.idle_since > old:
                 break
-            if not _at_rest(hosted):
+            if not at_rest(hosted):
                 continue
-            dues = [command.due_us for command in hosted.machine.pending.values() if command.kind == "timer"]
-            wake_at_us = min(dues) if dues else None
+            wake_at_us = wake_at(hosted)
             if wake_at_us is not None and wake_at_us <= horizon:
                 self.idle(hosted)  # soon due: looked at again after a while
                 continue
             yield hosted, wake_at_us
 
 
-def _at_rest(hosted: Hosted) -> bool:
+def wake_at(hosted: Hosted) -> int | None:
+    """When the instance's next timer is due, in microseconds since 1970; None: it waits for an event alone."""
+    dues = [command.due_us for command in hosted.machine.pending.values() if command.kind == "timer"]
+    return min(dues) if dues else None
+
+
+def at_rest(hosted: Hosted) -> bool:
+    """Whether the instance only waits, for timers or events, and everything it did is committed."""
     machine = hosted.machine
     if hosted.steps or hosted.unacked or machine.busy or hosted.holder is not None or hosted.releasing:
         return False

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
+from uuid import UUID
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -22,6 +23,7 @@ from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
+from pgdurable._engine.trials import Trials
 from pgdurable._engine.upkeep import Upkeep
 from pgdurable._store.sql import named_queries
 
@@ -53,6 +55,7 @@ class Poller:
 
     Args:
         room: how many more instances this process takes in.
+        trials: those of them that are suspected of killing their workers.
         gate: claims wait for their turn there, as starts do.
         interval: seconds between two looks when nothing hints.
     """
@@ -65,6 +68,7 @@ class Poller:
         upkeep: Upkeep,
         *,
         room: Callable[[], int],
+        trials: Trials,
         gate: Gate,
         interval: float,
     ) -> None:
@@ -73,6 +77,7 @@ class Poller:
         self._sql = named_queries("worker", schema)
         self._upkeep = upkeep
         self._room = room
+        self._trials = trials
         self._gate = gate
         self._turn: asyncio.Task[None] | None = None
         self._interval = interval
@@ -142,6 +147,7 @@ class Poller:
         async with self._pool.connection() as conn:
             if self._unsure:
                 await self._take_up_strays(conn, worker)
+            await self._strike_out(conn, worker)
             self._unsure = True  # until everything claimed is known to be here
             if host.instances:
                 await self._events(conn)  # somebody may be waiting for one right now
@@ -162,6 +168,13 @@ class Poller:
                 if row is not None and row[0] is not None and row[0] < 60 and host.clock.now_us():
                     self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
         return more
+
+    async def _strike_out(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
+        """Clears those that have outlived their trial."""
+        cleared = self._trials.outlived
+        if cleared:
+            await conn.execute(self._sql["clear_strikes"], (worker, [UUID(bytes=id) for id in cleared], worker))
+            self._trials.outlived = self._trials.outlived - cleared
 
     async def _claim(self, conn: psycopg.AsyncConnection[Any], worker: int) -> tuple[bool, bool]:
         """Claims and takes in what there is room for; the server sees to the next batch while one is replayed.
@@ -192,9 +205,13 @@ class Poller:
 
     async def _fetch(self, conn: psycopg.AsyncConnection[Any], worker: int, room: int) -> _Batch:
         asked = min(room, _AT_ONCE)
-        if asked <= 0:
+        trials = self._trials
+        if asked <= 0 or trials.alone:
             return _Batch([], {}, 0)
-        cursor = await conn.execute(self._sql["claim"], (worker, self._names, self._versions, self._current, asked))
+        cursor = await conn.execute(
+            self._sql["claim"],
+            (worker, self._names, self._versions, self._current, asked, trials.most_strikes, len(trials)),
+        )
         rows = await cursor.fetchall()
         if rows and probes.armed:
             probes.reach("claim.returned")
@@ -254,14 +271,17 @@ class Poller:
         definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
         # A `def` workflow's thread may take its time.
         with _no_collections(all(definition.is_async for definition in definitions.values())):
-            for id, workflow, version, input, key, started_at, *_ in rows:
+            for id, workflow, version, input, key, started_at, *_, strikes, trial in rows:
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
                 if id.bytes in self._host.instances and not await self._has_left(id.bytes):
                     self._skipped = True  # it is looked for as a stray
                     continue
                 definition = definitions[workflow, version]
-                await self._host.resume(id.bytes, key, definition, input, micros(started_at), history.pop(id.int, []))
+                recorded = history.pop(id.int, [])
+                if trial is not None:
+                    self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
+                await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)
                 if time.monotonic() - breath > 0.005:
                     await asyncio.sleep(0)
                     breath = time.monotonic()

@@ -26,6 +26,7 @@ from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
+from pgdurable._engine.trials import Trials
 from pgdurable._engine.upkeep import Upkeep
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store.sql import named_queries
@@ -35,6 +36,10 @@ from pgdurable.workflow import Registry
 __all__ = ["Settings", "Worker"]
 
 logger = logging.getLogger("pgdurable.engine")
+
+_SWEEP_S = 0.5
+# While others wait for the end of a trial.
+_SWEEP_ON_TRIAL_S = 0.05
 
 
 @dataclass(frozen=True)
@@ -51,6 +56,7 @@ class Settings:
     payload_limit: int
     park_after: float
     busy_wait: float
+    quarantine_after: int | None
     guard: bool
 
 
@@ -96,8 +102,10 @@ class Worker:
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
         self.upkeep = Upkeep(worker_pool, schema)
+        self.trials = Trials(host, settings.quarantine_after)
         self.poller = Poller(
-            host, worker_pool, schema, self.upkeep, room=self.room, gate=gate, interval=settings.poll_interval
+            host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
+            interval=settings.poll_interval,
         )  # fmt: skip
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id)
         host.on_fenced = self._fenced
@@ -164,11 +172,13 @@ class Worker:
         ]
 
     async def _sweep(self) -> None:
-        """Now and then: deadlines of flushes, parking of the idle."""
+        """Now and then: deadlines of flushes, parking of the idle, trials that are over."""
         while True:
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(_SWEEP_ON_TRIAL_S if self.trials else _SWEEP_S)
             self.journal.check_deadline()
             self.host.park_idle()
+            if self.trials.look():
+                self.poller.hint()
 
     async def stop(self, longest: float | None, error: Callable[[], BaseException]) -> None:
         """Running steps get so many seconds (None: as long as they take); then it leaves the workers.
@@ -230,6 +240,7 @@ class Worker:
     async def _rejoin(self) -> None:
         host = self.host
         host.drop_everything()
+        self.trials.clear()
         tags = await self.journal.discard()
         wait = 0.05
         while True:

@@ -78,6 +78,7 @@ for command in (
     show.show,
     instances.signal,
     instances.resume,
+    instances.retry,
     doctor.doctor,
     bench.bench,
     tables.uninstall,

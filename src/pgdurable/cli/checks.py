@@ -223,6 +223,18 @@ def _troubled(session: Session, where: Target) -> Iterator[Finding]:
                 f"{count(number, 'instance')} {ended}",
                 f"{todo}: {where.command('list', '--status', status)}",
             )
+    if number := session.row("quarantined")["instances"]:
+        yield Finding(
+            "warning",
+            f"{count(number, 'instance')} of the paused: quarantined, each of the last workers died that held it",
+            "`show` says more. Mend what kills the worker, then `retry` them.",
+        )
+    if number := session.row("suspects")["instances"]:
+        yield Finding(
+            "warning",
+            f"{count(number, 'instance')} suspected of killing workers: they run in small numbers, one after the other",
+            "What gets on is cleared; what kills its worker again and again is quarantined.",
+        )
     if not counts.keys() - {"cancelled"}:
         yield Finding("fine", "no instance is paused or failed")
 

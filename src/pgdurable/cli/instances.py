@@ -1,4 +1,4 @@
-"""`start`, `list`, `signal` and `resume`: what a client does, from a shell."""
+"""`start`, `list`, `signal`, `resume` and `retry`: what a client does, from a shell."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgdurable.cli.text import clean, one_line_json, print_block, screen, short_
 from pgdurable.client import InstanceInfo
 from pgdurable.errors import InvalidInput, PgDurableError
 
-__all__ = ["list_", "resume", "signal", "start"]
+__all__ = ["list_", "resume", "retry", "signal", "start"]
 
 
 class Status(str, Enum):
@@ -186,10 +186,23 @@ def resume(
     schema: Schema = None,
 ) -> None:
     """Let a paused instance go on."""
-    where = target(ctx, dsn, schema)
+    _go_on(target(ctx, dsn, schema), id, "resume")
+
+
+def retry(
+    ctx: typer.Context,
+    id: Annotated[str, typer.Argument(help="The instance's id.", show_default=False)],
+    dsn: Dsn = None,
+    schema: Schema = None,
+) -> None:
+    """Let a quarantined instance try again."""
+    _go_on(target(ctx, dsn, schema), id, "retry")
+
+
+def _go_on(where: Target, id: str, operation: str) -> None:
     with where.client() as client:
         handle = client.get(id)
-        if not handle.resume():
+        if not (handle.retry() if operation == "retry" else handle.resume()):
             status = handle.status()
             raise PgDurableError(
                 f"instance {id} is not paused: it is {status}", hint=f"See: {where.command('show', id)}"

@@ -57,7 +57,14 @@ def reasons(where: Target, info: InstanceInfo, history: Sequence[Entry], facts: 
         return []
     if info.status == "paused":
         return _paused(where, info)
-    if info.owner is None:
+    if info.owner is not None and info.owner < 0:
+        said = [
+            "Its last workers died while they held it, so it waits for its turn: such instances run in small numbers, "
+            "until it is known which of them kills its worker."
+        ]
+        if not facts.capable:
+            said += _nobody(where, info, facts)
+    elif info.owner is None:
         said = _without_owner(where, info, facts)
         if not facts.capable:
             said += _nobody(where, info, facts)
@@ -72,6 +79,11 @@ def reasons(where: Target, info: InstanceInfo, history: Sequence[Entry], facts: 
 
 def _paused(where: Target, info: InstanceInfo) -> list[str]:
     kind = str((info.error or {}).get("type", "")).rpartition(".")[2]
+    if kind == "Quarantined":
+        return [
+            f"Quarantined: {(info.error or {}).get('message')}. Nothing is lost.",
+            f"Mend what kills the worker, then run: {where.command('retry', info.id)}",
+        ]
     cause = "its code no longer fits its history" if kind == "NonDeterminismError" else "it cannot go on by itself"
     return [
         f"Paused: {cause}. Nothing is lost.",
