@@ -83,7 +83,7 @@ select count(*) as instances, max(i.strikes) as strikes
 -- name: quarantined
 select count(*) as instances
   from @extschema@.instances i
- where i.status = 'paused' and i.error ->> 'type' = 'pgdurable.errors.Quarantined'
+ where i.status = 'paused' and i.error ->> 'type'::text = 'pgdurable.errors.Quarantined'
 
 -- name: old_events
 select count(*) as events, pg_catalog.count(distinct e.instance_id) as instances,

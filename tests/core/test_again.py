@@ -54,7 +54,7 @@ def fill(flusher: Flusher, worker: int, ids: list[bytes]) -> Batch:
 def test_times_of_rows_sent_again(dsn: str, schema: str, worker: int, copy_from: int, kept: str) -> None:
     flusher = Flusher(named_queries("flush", schema), copy_from)
     flusher.connect(dsn, worker, [])
-    ids = [os.urandom(16) for _ in range(5)]
+    ids = [bytes(6) + os.urandom(10) for _ in range(5)]
     with psycopg.connect(dsn, autocommit=True) as conn:
         if kept == "none":
             # The answer is lost and so is the transaction: another session holds the table until we are gone.

@@ -171,7 +171,7 @@ def test_copy_rows_are_those_of_the_flusher() -> None:
     rows = StartRows("checkout é", "1", "mail", ONE_MIB)
     array = np.array([7, -8])
     table = Table([(b'"n":', array, 0, "i", 8, False, 1)])
-    more = make_ids(5, 0, os.urandom(16))
+    more = make_ids(5, 0, bytes(6) + os.urandom(10))
     rows.add_table(table, 0, 2, more)
     rows.add(b"i" * 16, b'{"n":9}')
     assert len(rows) == 3

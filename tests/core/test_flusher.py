@@ -56,7 +56,7 @@ class House:
 
     def owned(self, n: int) -> list[bytes]:
         """Instances that the worker owns."""
-        ids = [os.urandom(16) for _ in range(n)]
+        ids = [bytes(6) + os.urandom(10) for _ in range(n)]
         for id in ids:
             self.rows(
                 "insert into @.instances (id, workflow, version, status, owner, input) values (%s, 'w', '1',"
@@ -85,7 +85,7 @@ def step(
     flusher: Flusher, name: str, payload: bytes | None = b"1", *, id: bytes | None = None, **options: Any
 ) -> bytes:
     """Adds a history row; the name is its tag too."""
-    id = id or os.urandom(16)
+    id = id or bytes(6) + os.urandom(10)
     flusher.add_history(id, options.pop("event_id", 1), 0, 7, 0.5, 1, "step", name, payload, None, name, **options)
     return id
 
@@ -166,7 +166,7 @@ def test_both_paths_write_what_psycopg_writes(
         house.rows("create table @.oracle_instances (like @.instances including defaults)")
     for table in ("history", "instances", "oracle_history", "oracle_instances"):
         house.rows(f"truncate @.{table}")
-    ids = [[os.urandom(16) for _ in history + instances] for _ in house.flushers]
+    ids = [[bytes(6) + os.urandom(10) for _ in history + instances] for _ in house.flushers]
     adding = [("history", n) for n in range(len(history))] + [("instance", n) for n in range(len(instances))]
     shuffled.shuffle(adding)
     for flusher, own in zip(house.flushers, ids, strict=True):
@@ -209,7 +209,7 @@ def test_the_time_told_is_the_time_written(house: House, copy_from: int) -> None
     for fenced in (True, False):
         flusher = house.flusher(copy_from, fenced=fenced)
         id = step(flusher, "s")
-        flusher.add_instance(os.urandom(16), "w", None, "pending", "q", None, b"{}", "i")
+        flusher.add_instance(bytes(6) + os.urandom(10), "w", None, "pending", "q", None, b"{}", "i")
         _, _, at_us, _ = flush(flusher)
         told = EPOCH + timedelta(microseconds=at_us)
         assert house.one("select recorded_at from @.history where instance_id = %s", uuid.UUID(bytes=id)) == told
@@ -257,7 +257,7 @@ def test_a_batch_goes_by_copy_from_copy_from_rows_on(house: House) -> None:
         assert flush(flusher)[0] == "committed"
         assert flusher.stats()["copies"] == copies
     for _ in range(3):
-        flusher.add_instance(os.urandom(16), "w", "1", "pending", "q", None, b"{}", None)
+        flusher.add_instance(bytes(6) + os.urandom(10), "w", "1", "pending", "q", None, b"{}", None)
     assert flush(flusher)[0] == "committed"
     assert flusher.stats()["copies"] == 3
     flusher.copy_from = 100
@@ -367,7 +367,7 @@ def test_split_keeps_every_transition_in_order(house: House) -> None:
     (mine,) = house.owned(1)
     event = house.event(mine)
     step(flusher, "a", id=mine, event_id=1)
-    flusher.add_instance(os.urandom(16), "w", None, "pending", "q", None, b"{}", "i")
+    flusher.add_instance(bytes(6) + os.urandom(10), "w", None, "pending", "q", None, b"{}", "i")
     step(flusher, "b", id=mine, event_id=2, event_seq=event)
     flusher.add_release(mine, "completed", b"1", None, None, "r")
     step(flusher, "c")
@@ -391,7 +391,7 @@ def test_sending_again_changes_nothing(house: House, copy_from: int) -> None:
     (mine,) = house.owned(1)
     event = house.event(mine)
     step(flusher, "a", id=mine, event_seq=event)
-    flusher.add_instance(os.urandom(16), "w", "1", "pending", "q", None, b"{}", "i")
+    flusher.add_instance(bytes(6) + os.urandom(10), "w", "1", "pending", "q", None, b"{}", "i")
     flusher.add_release(mine, "completed", b'"first"', None, None, "r")
     batch = flusher.take()
     assert send_and_wait(flusher, batch)[0] == "committed"
@@ -685,7 +685,7 @@ def test_counters(house: House) -> None:
     for rows in (1, 4):
         for n in range(rows):
             step(flusher, str(n))
-        flusher.add_instance(os.urandom(16), "w", "1", "pending", "q", None, b"{}", None)
+        flusher.add_instance(bytes(6) + os.urandom(10), "w", "1", "pending", "q", None, b"{}", None)
         assert flusher.waiting == rows + 1
         nbytes += flusher.waiting_bytes
         assert flush(flusher)[0] == "committed"
@@ -763,7 +763,7 @@ def test_tags_are_let_go_with_their_batch(house: House) -> None:
 
     flusher = house.flusher()
     for n in range(10):
-        flusher.add_history(os.urandom(16), 1, 0, 0, 0.0, 1, "step", str(n), b"1", None, Tag())
+        flusher.add_history(bytes(6) + os.urandom(10), 1, 0, 0, 0.0, 1, "step", str(n), b"1", None, Tag())
     assert Tag.alive == 10
     assert flush(flusher)[0] == "committed"
     gc.collect()

@@ -26,7 +26,7 @@ from pgdurable._store.sql import named_queries
 dsn, schema = sys.argv[1:]
 
 def step(flusher, name="s", payload=b"1"):
-    flusher.add_history(os.urandom(16), 1, 0, 7, 0.5, 1, "step", name, payload, None, name)
+    flusher.add_history(bytes(6) + os.urandom(10), 1, 0, 7, 0.5, 1, "step", name, payload, None, name)
 
 def connected():
     flusher = Flusher(named_queries("flush", schema))
@@ -295,7 +295,7 @@ ENDINGS = {
     "a flying batch": "flusher = connected(); step(flusher); flusher.send(flusher.take())",
     "a flying batch in a cycle": (
         "class Tag: pass\ntag = Tag(); tag.flusher = flusher = connected()\n"
-        "flusher.add_history(os.urandom(16), 1, 0, 7, 0.5, 1, 'step', 's', b'1', None, tag)\n"
+        "flusher.add_history(bytes(6) + os.urandom(10), 1, 0, 7, 0.5, 1, 'step', 's', b'1', None, tag)\n"
         "tag.batch = flusher.take(); flusher.send(tag.batch); del flusher, tag"
     ),
     "a batch in a daemon thread": (

@@ -60,7 +60,7 @@ def test_batches_are_let_go_in_other_threads(dsn: str, schema: str) -> None:
     with ThreadPoolExecutor(4) as pool:
         for turn in range(300):
             for n in range(turn % 90):
-                flusher.add_history(os.urandom(16), n, 0, 7, 0.5, 1, "step", "s", b"x" * turn, None, None)
+                flusher.add_history(bytes(6) + os.urandom(10), n, 0, 7, 0.5, 1, "step", "s", b"x" * turn, None, None)
             batch = flusher.take()
             assert len(batch) == turn % 90
             pool.submit(lambda batches: batches.clear(), [batch])

@@ -40,22 +40,22 @@ def worker(ns: Namespace) -> int:
 
 def steps(flusher: Flusher, n: int, payload: bytes = b"1") -> None:
     for _ in range(n):
-        flusher.add_history(os.urandom(16), 1, 0, 7, 0.5, 1, "step", "s", payload, None, None)
+        flusher.add_history(bytes(6) + os.urandom(10), 1, 0, 7, 0.5, 1, "step", "s", payload, None, None)
 
 
 def starts(flusher: Flusher, n: int) -> None:
     for _ in range(n):
-        flusher.add_instance(os.urandom(16), "w", "1", "pending", "q", None, b"{}", None)
+        flusher.add_instance(bytes(6) + os.urandom(10), "w", "1", "pending", "q", None, b"{}", None)
 
 
 def releases(flusher: Flusher, n: int) -> None:
     for _ in range(n):
-        flusher.add_release(os.urandom(16), "completed", b"1", None, None, None)
+        flusher.add_release(bytes(6) + os.urandom(10), "completed", b"1", None, None, None)
 
 
 def events(flusher: Flusher, n: int) -> None:
     for seq in range(n):
-        flusher.add_history(os.urandom(16), 1, None, None, None, None, "signal", "s", b"1", None, None, seq)
+        flusher.add_history(bytes(6) + os.urandom(10), 1, None, None, None, None, "signal", "s", b"1", None, None, seq)
 
 
 FILLINGS: dict[str, tuple[Callable[[Flusher, int], None], ...]] = {
