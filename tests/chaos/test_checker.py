@@ -27,8 +27,8 @@ SEED = 20_260_501
 @pytest.fixture(scope="module")
 def good(tmp_path_factory: pytest.TempPathFactory) -> Evidence:
     """The evidence of a run in which nothing was broken, long enough to have some of everything."""
-    settings = Settings(SEED, workers=2, customers=8)
-    result = asyncio.run(play(settings, tmp_path_factory.mktemp("good"), [], 6.0))
+    settings = Settings(SEED, workers=2, customers=14)
+    result = asyncio.run(play(settings, tmp_path_factory.mktemp("good"), [], 8.0))
     assert result.unended is None
     assert result.evidence is not None
     return result.evidence
@@ -318,12 +318,13 @@ def timer_early(evidence: Evidence) -> None:
 
 @plant(checker.TIMERS)
 def timer_a_hair_early(evidence: Evidence) -> None:
-    instance = next(i for i in evidence.instances if i.workflow == "standing" and i.arguments["times"] == 1)
-    asked = instance.history[0].recorded_at
+    instance = one(evidence, "standing")
+    asked = instance.history[place(instance, "timer") - 1].recorded_at
     change(
-        instance, "timer",
+        instance,
+        "timer",
         lambda row: dataclasses.replace(row, recorded_at=asked + timedelta(seconds=kinds.LONG_NAP, microseconds=-5)),
-    )  # fmt: skip
+    )
 
 
 @plant(checker.REPLAY)
