@@ -168,7 +168,7 @@ class Cluster:
             conn.execute("alter system set synchronous_standby_names = '*'")
             conn.execute("select pg_reload_conf()")
             deadline = time.monotonic() + _PATIENCE_S
-            while not conn.execute("select from pg_stat_replication where sync_state = 'sync'").fetchone():
+            while not conn.execute("select 1 from pg_stat_replication where sync_state = 'sync'").fetchone():
                 if time.monotonic() > deadline:
                     raise CommandFailed(f"{self.name} does not follow {primary.name}:\n{self.said()}")
                 time.sleep(0.05)
@@ -183,12 +183,11 @@ class Cluster:
         """Leaves no room on its disk, not even for itself as root might have."""
         assert self._mounted, "only a disk of its own is filled"
         ballast = self.disk / "ballast"
-        with open(ballast, "ab") as file:
+        with open(ballast, "ab", buffering=0) as file:
             for size in (1 << 20, 1 << 12):
                 with contextlib.suppress(OSError):
                     while True:
                         file.write(b"\0" * size)
-                        file.flush()
 
     def free(self) -> None:
         (self.disk / "ballast").unlink(missing_ok=True)
