@@ -13,6 +13,16 @@ select other, other_beat, expired, absent from @extschema@.beat(%s, make_interva
 -- name: take_over
 select @extschema@.take_over(%s, %s, %s)
 
+-- name: mark_draining
+-- Passes over the row while a serializable transaction step holds it: its fence would find it changed, and fail.
+update @extschema@.workers
+   set state = 'draining'
+ where id = (select w.id from @extschema@.workers w where w.id = %s and w.state = 'alive' for update skip locked)
+returning id
+
+-- name: hint_others
+select pg_notify(@extschema@.channel(), 'due'::text)
+
 -- name: leave_worker
 select @extschema@.leave_worker(%s)
 

@@ -110,7 +110,7 @@ class Engine(Client):
             guard=guard,
         )
         self._worker: Worker | None = None
-        self._stopped: asyncio.Future[None] | None = None
+        self._stopped: asyncio.Future[bool] | None = None
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -143,26 +143,34 @@ class Engine(Client):
         await self.stop()
         await super().close()
 
-    async def stop(self, *, drain: float | timedelta | None = 30.0) -> None:
+    async def stop(self, *, drain: float | timedelta | None = 30.0) -> bool:
         """Ends running workflows here; `close` calls it. Calling it again waits for the same end.
+
+        Nothing more is claimed and no step begins. An instance that runs no step is handed over at once: another
+        worker goes on with it within a second. The others follow as soon as their running steps are checkpointed;
+        until then their timers and signals are served as ever. `workers.state` is `draining` meanwhile, then `stopped`.
 
         Args:
             drain: seconds (or timedelta) running steps get to finish; what is not done then runs again elsewhere.
                 None: as long as they take.
+
+        Returns:
+            Whether it drained: False when running steps had to be given up, or the server did not answer in time.
         """
         worker = self._worker
         if worker is None or self._database.foreign:
-            return
+            return True
         if self._stopped is not None:
-            await asyncio.shield(self._stopped)
-            return
+            return await asyncio.shield(self._stopped)
         self._stopped = asyncio.get_running_loop().create_future()
+        drained = False
         try:
-            await worker.stop(seconds(drain), self._closed)
+            drained = await worker.stop(seconds(drain), self._closed)
         finally:
             self._worker = None
             stopped, self._stopped = self._stopped, None
-            stopped.set_result(None)
+            stopped.set_result(drained)
+        return drained
 
     # -- starting ------------------------------------------------------------------------------------------------
 

@@ -73,7 +73,9 @@ def test_runs_what_the_module_registers_and_stops_quietly(
     assert (result.exit_code, result.stdout) == (0, "42\n")
     worker.tell(signal.SIGINT)
     assert worker.ended() == 0
-    assert worker.lines[-2:] == ["stops after the running steps; again to stop at once\n", "stopped\n"]
+    said = [line for line in worker.lines if " INFO " not in line]
+    assert said[-2:] == ["stops after the running steps; again to stop at once\n", "drained; stopped\n"]
+    assert any("INFO pgdurable.engine: worker 1 drained: 0 instances handed over" in line for line in worker.lines)
 
 
 def test_sigterm_drains_the_running_step(
@@ -88,6 +90,7 @@ def test_sigterm_drains_the_running_step(
     eventually(worker.said("instance w-1: step until, attempt 1, for "), "the worker says what it waits for")
     assert "waits for 1 running step, 30.0 s at most:" in worker.output
     assert worker.child.poll() is None
+    assert sql("select distinct state from @.workers") == [("draining",)]
     file.touch()
     assert worker.ended() == 0
     assert sql("select kind, payload from @.history") == [("step", "saw it")]
@@ -125,7 +128,9 @@ def test_a_drain_that_takes_too_long_is_given_up(
     run("start", "hold", str(shop / "go"))
     eventually((shop / "go.begun").exists, "the step runs")
     worker.tell(signal.SIGTERM)
-    assert worker.ended() == 0
+    assert worker.ended() == 3
+    assert worker.lines[-1] == "stopped; what was running is done again by another worker\n"
+    assert "drained" not in worker.output
     assert sql("select count(*) from @.history") == [(0,)]
 
 

@@ -184,7 +184,7 @@ class Host:
         hosted = self.instances.get(id)
         if hosted is not None and hosted.releasing:
             hosted.missed = True  # it stays in the queue; whoever has the instance next takes it
-        if hosted is None or hosted.closed or hosted.releasing or hosted.machine.replaying or self.draining:
+        if hosted is None or hosted.closed or hosted.releasing or hosted.machine.replaying:
             return
         if hosted.consumed is None:
             hosted.consumed = set()

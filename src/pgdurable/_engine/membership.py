@@ -124,6 +124,27 @@ class Membership:
         self._seen = seen
         return gone
 
+    async def mark_draining(self) -> None:
+        """Says in `workers.state` that this worker takes nothing more. Tried until it is so, or cancelled."""
+        while True:
+            heed_cancel()
+            try:
+                async with self._pool.connection() as conn:
+                    cursor = await conn.execute(self._sql["mark_draining"], (self.worker,))
+                    if await cursor.fetchone() is not None:
+                        return
+            except (psycopg.Error, OSError) as error:
+                logger.debug("cannot say that worker %s drains: %s", self.worker, error)
+            await asyncio.sleep(0.1)
+
+    async def hint_others(self) -> None:
+        """Tells the other workers that there is something to claim. Only a hint: they look by themselves, too."""
+        try:
+            async with self._pool.connection() as conn:
+                await conn.execute(self._sql["hint_others"])
+        except (psycopg.Error, OSError) as error:
+            logger.debug("cannot give the other workers a hint: %s", error)
+
     async def leave(self) -> None:
         """Ends the incarnation: what it still owns is free at once."""
         async with self._pool.connection() as conn:

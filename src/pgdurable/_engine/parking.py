@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
 
-__all__ = ["Parking", "at_rest", "wake_at"]
+__all__ = ["Parking", "at_rest", "settled", "wake_at"]
 
 
 class Parking:
@@ -60,8 +60,13 @@ def wake_at(hosted: Hosted) -> int | None:
 
 def at_rest(hosted: Hosted) -> bool:
     """Whether the instance only waits, for timers or events, and everything it did is committed."""
+    return not hosted.steps and settled(hosted)
+
+
+def settled(hosted: Hosted) -> bool:
+    """Whether everything the instance did is committed, and its code waits; steps of it may run."""
     machine = hosted.machine
-    if hosted.steps or hosted.unacked or machine.busy or hosted.holder is not None or hosted.releasing:
+    if hosted.unacked or machine.busy or machine.replaying or hosted.holder is not None or hosted.releasing:
         return False
     # Else a `def` workflow's thread has just ended or asked for more, and that is not seen to yet.
     return not (machine.issued or machine.outcome is not None or hosted.pending_deliveries)

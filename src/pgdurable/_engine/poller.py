@@ -141,7 +141,7 @@ class Poller:
         """One look. Returns whether there may be more at once."""
         self.polls += 1
         host = self._host
-        if host.draining or host.fenced:
+        if host.fenced:
             return False
         worker = host.worker
         async with self._pool.connection() as conn:
@@ -152,7 +152,7 @@ class Poller:
             if host.instances:
                 await self._events(conn)  # somebody may be waiting for one right now
             claimed, more = False, False
-            if self._names and self._room() > 0 and self._may_claim():
+            if self._names and not host.draining and self._room() > 0 and self._may_claim():
                 with _no_collections(self._all_async):
                     claimed, more = await self._claim(conn, worker)
             self._unsure = self._strays is not None or self._skipped

@@ -5,7 +5,6 @@ cdef class Timers:
     cdef list _heap
     cdef Py_ssize_t _count, _full
     cdef double _swept
-    cdef bint _resting
     cdef object __weakref__
 
     cpdef add(self, hosted, command)

@@ -39,7 +39,6 @@ class Timers:
         self._count = 0
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_us = 0
-        self._resting = False
         self._full = _LEAST_SWEPT
         self._swept = time.monotonic()
 
@@ -52,17 +51,12 @@ class Timers:
         if self._alarm is None or command.due_us < self._alarm_us:
             self._set_alarm()
 
-    def rest(self) -> None:
-        """No timer fires any more: the engine is stopping."""
-        self._resting = True
-
     def clear(self) -> None:
-        """Forgets all of them; new ones fire again."""
+        """Forgets all of them."""
         if self._alarm is not None:
             self._alarm.cancel()
             self._alarm = None
         self._heap.clear()
-        self._resting = False
 
     def __len__(self) -> int:
         """Timers kept, some of which may be of no more use."""
@@ -85,7 +79,7 @@ class Timers:
         heap = self._heap
         while heap and (heap[0][3].cancelled or heap[0][2].closed):
             heapq.heappop(heap)
-        if heap and not self._resting:
+        if heap:
             self._alarm_us = heap[0][0]
             wait = (self._alarm_us - self._clock.now_us()) / 1e6
             self._alarm = self._loop.call_later(min(max(wait, 0.0), _LONGEST_NAP_S), self._ring)

@@ -15,6 +15,7 @@ from pgdurable._core import add_audit_hook
 from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool
 from pgdurable._engine.database import Database
+from pgdurable._engine.handover import hand_over
 from pgdurable._engine.host import Host
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.membership import Membership
@@ -180,19 +181,21 @@ class Worker:
             if self.trials.look():
                 self.poller.hint()
 
-    async def stop(self, longest: float | None, error: Callable[[], BaseException]) -> None:
+    async def stop(self, longest: float | None, error: Callable[[], BaseException]) -> bool:
         """Running steps get so many seconds (None: as long as they take); then it leaves the workers.
+
+        What runs no step is handed over at once. Returns whether it drained: no step had to be given up.
 
         Args:
             error: for the callers that wait to be let in.
         """
         host = self.host
+        drained = False
         try:
             host.draining = True
-            host.timers.rest()
             self.gate.close(error)
             self.keyed.gate.close(error)
-            await self._drain(longest)
+            drained = await self._drain(longest)
         finally:
             await self.keyed.close()
             await end_tasks(*self._tasks, self._rejoining)
@@ -214,18 +217,35 @@ class Worker:
             await close_pool(self._worker_pool)
             host.threads.shutdown(wait=False, cancel_futures=True)
             self._joined = False
+        return drained
 
-    async def _drain(self, longest: float | None) -> None:
+    async def _drain(self, longest: float | None) -> bool:
         host, loop = self.host, asyncio.get_running_loop()
-        end = None if longest is None else loop.time() + longest
+        began = loop.time()
+        end = None if longest is None else began + longest
+        logger.info(
+            "worker %s drains: %s instances, %s steps run", host.worker, len(host.instances), host.steps_running
+        )
+        drained = False
+        marking = loop.create_task(self.membership.mark_draining())
         try:
-            await within(None if longest is None else max(longest, 0.001), host.quiet())
+            handed = await within(
+                None if longest is None else max(longest, 0.001), hand_over(host, self.membership.hint_others)
+            )
         except asyncio.TimeoutError:
             logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
+        else:
+            drained = not host.fenced
+            logger.info("worker %s drained: %s instances handed over, %.1f s", host.worker, handed, loop.time() - began)
+        finally:
+            await end_tasks(marking)
         try:
-            await within(None if end is None else max(end - loop.time(), 1.0), self.journal.drain())
+            if not host.fenced:
+                await within(None if end is None else max(end - loop.time(), 1.0), self.journal.drain())
         except asyncio.TimeoutError:
             logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
+            drained = False
+        return drained
 
     # -- losing and regaining the lease ----------------------------------------------------------------------------
 
@@ -234,6 +254,10 @@ class Worker:
         if not self._joined or host.fenced:
             return
         host.fenced = True
+        if host.draining:
+            logger.warning("worker %s was taken over while it was stopping; it drops what it held", host.worker)
+            host.drop_everything()
+            return
         logger.warning("worker %s was taken over; it drops what it held and joins anew", host.worker)
         self._rejoining = asyncio.get_running_loop().create_task(self._rejoin())
 

@@ -28,6 +28,7 @@ from pgdurable.workflow import Registry, registry
 __all__ = ["worker"]
 
 _REPORT_EVERY_S = 5.0
+NOT_DRAINED = 3
 
 
 class LogLevel(str, Enum):
@@ -99,7 +100,11 @@ class _Worker:
         self.signals: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> int:
-        """Returns the exit code: 0 after a graceful stop, 128 + the signal's number when told to stop at once."""
+        """Returns the exit code.
+
+        0: drained, 3: stopped in good order, but running steps had to be given up; 128 + the signal's number: told to
+        stop at once.
+        """
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, self.signals.put_nowait, number)
@@ -148,10 +153,10 @@ class _Worker:
         number = await self._signal_before(stopping)
         report.cancel()
         if number is None:
-            await stopping
+            drained = await stopping
             await engine.close()
-            say("stopped")
-            return 0
+            say("drained; stopped" if drained else "stopped; what was running is done again by another worker")
+            return 0 if drained else NOT_DRAINED
         say("stops at once; what was running is done again by another worker")
         for other in (signal.SIGINT, signal.SIGTERM):
             loop.remove_signal_handler(other)

@@ -1,0 +1,58 @@
+"""Leaving in good order: what runs no step goes to other workers at once, the rest as soon as its steps are done.
+
+While a worker drains, no step begins and nothing is claimed. What is under way goes on as ever: steps end and are
+checkpointed, timers fire, signals arrive. Whoever needs a new step, or only waits, is handed over: released with a
+hint to the others, who claim and replay it within milliseconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from pgdurable._engine.parking import settled, wake_at
+
+if TYPE_CHECKING:
+    from pgdurable._engine.host import Host
+    from pgdurable._engine.hosted import Hosted
+
+__all__ = ["hand_over"]
+
+_LOOK_EVERY_S = 0.01
+# Looking over tens of thousands that all run long steps takes a while: at most a fifth of the time.
+_REST = 4
+
+
+async def hand_over(host: Host, hint: Callable[[], Awaitable[None]]) -> int:
+    """Lets go of every instance as soon as it runs no step; returns when none is left and no step runs any more.
+
+    Args:
+        hint: tells the other workers that there is something to claim.
+
+    Returns:
+        how many were handed over.
+    """
+    handed = before = 0
+    while host.instances or host.starting:
+        began = time.monotonic()
+        before = max(before, len(host.instances))
+        now_us = host.clock.now_us()
+        for hosted in list(host.instances.values()):
+            if settled(hosted) and not _works(hosted):
+                host.release(hosted, "waiting", wake_at_us=now_us if hosted.steps else wake_at(hosted))
+                handed += 1
+        if len(host.instances) < before:
+            await hint()
+            before = len(host.instances)
+        await asyncio.sleep(max(_LOOK_EVERY_S, _REST * (time.monotonic() - began)))
+    if before:
+        await hint()
+    await host.quiet()
+    return handed
+
+
+def _works(hosted: Hosted) -> bool:
+    """Whether a step of it is being executed."""
+    return any(run.task is not None or run.queued or run.committing for run in hosted.steps.values())
