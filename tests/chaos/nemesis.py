@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import psycopg
 
 from .kinds import GENERATIONS
-from .world import Slot, World, faketime
+from .world import World, faketime
 
 __all__ = ["Fault", "NoEffect", "missing"]
 
@@ -87,13 +87,10 @@ class WorkerFault(Fault):
     @contextlib.asynccontextmanager
     async def alone(self) -> AsyncIterator[None]:
         async with self.slot.lock:
-            await self.world.until(self._works, f"{self.slot.name} has joined", 40.0)
+            await self.world.until(lambda: self.world.works(self.slot), f"{self.slot.name} has joined", 40.0)
             self.name = self.slot.name
             self.worker = self.world.joined(self.name)[-1]
             yield
-
-    async def _works(self) -> bool:
-        return bool(self.world.joined(self.slot.name))
 
     async def ended(self, *states: str) -> bool:
         rows = await self.world.rows("select state from @.workers where id = %s", self.worker)
@@ -213,10 +210,6 @@ class ClockSkewed(WorkerFault):
         return f"{self.name}'s clock was wrong by {self.found_s} s"
 
 
-async def _joined(world: World, slot: Slot) -> bool:
-    return bool(world.joined(slot.name))
-
-
 class RollingRestart(Fault):
     """SIGTERM to each worker in turn, and another in its place once it has left."""
 
@@ -232,7 +225,7 @@ class RollingRestart(Fault):
         self.graceful = 0
         for slot in self.world.slots:
             async with slot.lock:
-                await self.world.until(lambda slot=slot: _joined(self.world, slot), f"{slot.name} has joined", 40.0)  # type: ignore[misc]
+                await self.world.until(lambda slot=slot: self.world.works(slot), f"{slot.name} has joined", 40.0)  # type: ignore[misc]
                 name, known = slot.name, self.world.joined(slot.name)
                 status = await self.world.end(slot)
                 if status != 0:

@@ -200,7 +200,7 @@ async def _finish(world: World, result: Result, patience: float) -> list[history
 
     try:
         for slot in world.slots:
-            await world.until(lambda slot=slot: _joined(world, slot), f"{slot.name} has joined", await left())  # type: ignore[misc]
+            await world.until(lambda slot=slot: world.works(slot), f"{slot.name} has joined", await left())  # type: ignore[misc]
             slot.signal(signal.SIGUSR1)
         assert world.front.process is not None
         assert world.front.process.stdin is not None
@@ -219,10 +219,6 @@ async def _finish(world: World, result: Result, patience: float) -> list[history
             if slot.alive:
                 slot.signal(signal.SIGKILL)
     return history.read(world.history_path)
-
-
-async def _joined(world: World, slot: Any) -> bool:
-    return bool(world.joined(slot.name))
 
 
 async def _quiet(world: World, slot: Any) -> bool:

@@ -289,6 +289,14 @@ class World:
         self.look()
         return list(self._joined.get(name, ()))
 
+    async def works(self, slot: Slot) -> bool:
+        """Whether a slot's process has joined the workers. Raises AssertionError when it has ended by itself."""
+        if not slot.alive:
+            assert slot.process is not None
+            said = (self.folder / f"{slot.name}.log").read_text(errors="replace")[-2000:]
+            raise AssertionError(f"{slot.name} ended by itself, with {slot.process.returncode}:\n{said}")
+        return bool(self.joined(slot.name))
+
     def noted(self, event: str, name: str) -> bool:
         self.look()
         return (event, name) in self._marks
