@@ -85,6 +85,27 @@ select count(*) as instances
   from @extschema@.instances i
  where i.status = 'paused' and i.error ->> 'type'::text = 'pgdurable.errors.Quarantined'
 
+-- name: retention
+select s.retention is null as off,
+       extract(epoch from s.retention)::float8 as retention,
+       (select count(*) from @extschema@.workflows w where w.policies ? 'retention') as own,
+       old.oldest, old.overdue
+  from @extschema@.settings s
+ cross join lateral (
+    -- Of the 10,000 that were started first.
+    select extract(epoch from now() - min(i.finished_at))::float8 as oldest,
+           extract(epoch from now() - min(i.finished_at + @extschema@.keep_for(w.policies, s.retention)))::float8 as overdue
+      from (select o.workflow, o.version, o.status, o.finished_at from @extschema@.instances o order by o.id limit 10000) i
+      left join @extschema@.workflows w on w.name = i.workflow and w.version = i.version
+     where i.status in ('completed', 'failed', 'cancelled', 'timed_out')
+ ) old
+
+-- name: partitions
+select count(*) as partitions, sum(p.bytes)::float8 as bytes,
+       extract(epoch from max(p.until) filter (where p.until < now() + interval '2 years') - now())::float8 as ahead,
+       (select count(*) from @extschema@.spent_partitions()) as spent
+  from @extschema@.history_partitions p
+
 -- name: old_events
 select count(*) as events, pg_catalog.count(distinct e.instance_id) as instances,
        extract(epoch from now() - min(e.created_at))::float8 as oldest

@@ -32,6 +32,18 @@ select name, version, 'python', policies::jsonb
   from unnest(%s::text[], %s::text[], %s::text[]) as u (name, version, policies)
 on conflict (name, version) do nothing
 
+-- name: changed_policies
+select count(*)
+  from unnest(%s::text[], %s::text[], %s::text[]) as u (name, version, policies)
+  join @extschema@.workflows w on w.name = u.name and w.version = u.version
+ where not coalesce(w.policies, '{}') @> u.policies::jsonb
+
+-- name: change_policies
+update @extschema@.workflows w
+   set policies = coalesce(w.policies, '{}') || u.policies::jsonb
+  from unnest(%s::text[], %s::text[], %s::text[]) as u (name, version, policies)
+ where w.name = u.name and w.version = u.version and not coalesce(w.policies, '{}') @> u.policies::jsonb
+
 -- name: claim
 select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels, strikes, trial
   from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s)

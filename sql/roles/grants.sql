@@ -3,7 +3,7 @@
 -- cover, is nobody's but the owner's and the administrators'.
 
 revoke all on all tables in schema @extschema@ from @reader@, @client@, @worker@, @admin@;
-revoke all on all functions in schema @extschema@ from @reader@, @client@, @worker@, @admin@;
+revoke all on all routines in schema @extschema@ from @reader@, @client@, @worker@, @admin@;
 grant usage on schema @extschema@ to @reader@, @client@, @worker@, @admin@;
 
 -- Everybody reads; row-level security, where it is on, leaves a client its own instances.
@@ -19,8 +19,11 @@ grant select on
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
-    @extschema@.id_at, @extschema@.id_time
+    @extschema@.id_at, @extschema@.id_time, @extschema@.keep_for
     to @reader@, @client@;
+
+-- What doctor asks.
+grant execute on function @extschema@.spent_partitions to @reader@;
 
 -- A client writes through functions only, which say who submitted what.
 grant execute on function
@@ -28,14 +31,15 @@ grant execute on function
     @extschema@.retry
     to @client@;
 
--- A worker writes what running an instance takes, and never changes or removes history.
+-- A worker writes what running an instance takes. It never changes history, and removes it by sweep's functions only.
 grant insert on
     @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys, @extschema@.history,
     @extschema@.events, @extschema@.workers
     to @worker@;
 grant update on @extschema@.instances, @extschema@.workers to @worker@;
+grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;
 
 grant all on all tables in schema @extschema@ to @admin@;
-grant execute on all functions in schema @extschema@ to @admin@;
+grant execute on all routines in schema @extschema@ to @admin@;

@@ -9,6 +9,7 @@ import inspect
 from asyncio import CancelledError
 from collections.abc import Callable, Coroutine, Iterable
 from datetime import timedelta
+from types import EllipsisType
 from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
 
 from pgdurable._arguments import Signature, fingerprint, isolate
@@ -116,12 +117,24 @@ class Transaction(Step[P, R]):
 
 
 class Workflow(Generic[P, R]):
-    """A registered workflow: name, version, and the function that is its body."""
+    """A registered workflow: name, version, policies, and the function that is its body."""
 
-    def __init__(self, fn: Callable[P, R], *, name: str | None = None, version: str = "1") -> None:
+    def __init__(
+        self,
+        fn: Callable[P, R],
+        *,
+        name: str | None = None,
+        version: str = "1",
+        retention: float | timedelta | EllipsisType | None = ...,
+    ) -> None:
         self.fn = fn
         self.name = name or fn.__name__
         self.version = version
+        self.policies: dict[str, float | None] = {}
+        if not isinstance(retention, EllipsisType):
+            self.policies["retention"] = seconds(retention)
+            if not (self.policies["retention"] or 0.0) >= 0.0:
+                raise ValueError(f"workflow {self.name}: retention is not negative, found {retention!r}")
         for what, value in (("name", self.name), ("version", self.version)):
             if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > 512:
                 raise ValueError(f"a workflow's {what} is a text of 1 to 512 bytes without NUL, found {value!r}")
@@ -281,7 +294,9 @@ def transaction(fn: Any = None, /, **options: Any) -> Any:
 @overload
 def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 @overload
-def workflow(*, name: str | None = None, version: str = "1") -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
+def workflow(
+    *, name: str | None = None, version: str = "1", retention: float | timedelta | EllipsisType | None = ...
+) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
 def workflow(fn: Any = None, /, **options: Any) -> Any:
     """Registers a function as a workflow: plain Python that survives any crash.
 
@@ -292,6 +307,9 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
     Args:
         name: how it is started. Default: the function's name.
         version: a worker runs only instances of versions it has. Default "1".
+        retention: seconds (or timedelta) for which ended instances are kept; None: for ever. Afterwards they are removed
+            with their history, and their ids are free again. Default: what `settings.retention` of the schema says,
+            30 days unless changed. It is stored in `workflows.policies` when a worker starts.
     """
 
     def register(fn: Any) -> Workflow[Any, Any]:

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from pgdurable._engine.journal import Journal
     from pgdurable._engine.poller import Poller
     from pgdurable._engine.starts import KeyedStarts
+    from pgdurable._engine.sweeper import Sweeper
 
 __all__ = ["Metrics", "gather"]
 
@@ -28,6 +29,7 @@ class Metrics(TypedDict, total=False):
     callers_waiting: int
     callers_waited: int
     polls: int
+    removed: int
     reconnects: int
     trouble: str | None
     transitions: int
@@ -40,7 +42,9 @@ class Metrics(TypedDict, total=False):
     p999_ms: float | None
 
 
-def gather(host: Host, journal: Journal, gates: tuple[Gate, ...], keyed: KeyedStarts, poller: Poller) -> Metrics:
+def gather(
+    host: Host, journal: Journal, gates: tuple[Gate, ...], keyed: KeyedStarts, poller: Poller, sweeper: Sweeper
+) -> Metrics:
     """The figures of this moment."""
     backlog, backlog_bytes = journal.load
     keyed_backlog, keyed_bytes = keyed.load
@@ -56,6 +60,7 @@ def gather(host: Host, journal: Journal, gates: tuple[Gate, ...], keyed: KeyedSt
         "callers_waiting": sum(gate.waiting for gate in gates),
         "callers_waited": sum(gate.waited for gate in gates),
         "polls": poller.polls,
+        "removed": sweeper.removed,
         "reconnects": journal.reconnects,
         "trouble": journal.trouble,
         **host.flusher.stats(),

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
@@ -25,6 +26,7 @@ from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
+from pgdurable._engine.sweeper import Sweeper
 from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
 from pgdurable._engine.trials import Trials
@@ -104,6 +106,7 @@ class Worker:
         journal.on_answer = gate.open_up
         self.upkeep = Upkeep(worker_pool, schema)
         self.trials = Trials(host, settings.quarantine_after)
+        self.sweeper = Sweeper(worker_pool, schema)
         self.poller = Poller(
             host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
             interval=settings.poll_interval,
@@ -143,10 +146,13 @@ class Worker:
             return
         try:
             async with self._database.pool.connection() as conn:
-                await conn.execute(
-                    named_queries("worker", self._database.schema)["register_workflows"],
-                    ([d.name for d in definitions], [d.version for d in definitions], ["{}"] * len(definitions)),
-                )
+                sql = named_queries("worker", self._database.schema)
+                policies = [msgspec.json.encode(d.policies).decode() for d in definitions]
+                params = ([d.name for d in definitions], [d.version for d in definitions], policies)
+                await conn.execute(sql["register_workflows"], params)
+                cursor = await conn.execute(sql["changed_policies"], params)
+                if await cursor.fetchone() != (0,):
+                    await conn.execute(sql["change_policies"], params)
         except psycopg.Error as error:
             raise connect_failed(self._database.dsn, error) from None
 
@@ -170,6 +176,7 @@ class Worker:
             loop.create_task(self.membership.keep(self.metrics)),
             loop.create_task(self._sweep()),
             loop.create_task(self.upkeep.run()),
+            loop.create_task(self.sweeper.run(lambda: self.host.worker)),
         ]
 
     async def _sweep(self) -> None:
@@ -303,4 +310,4 @@ class Worker:
 
     def metrics(self) -> Metrics:
         """As `Engine.metrics`."""
-        return gather(self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller)
+        return gather(self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller, self.sweeper)

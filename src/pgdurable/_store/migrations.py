@@ -281,8 +281,7 @@ def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], sch
             )
             applied.append(name)
     routines = _install_routines(cur, schema)
-    if applied:  # workers make those of later
-        _make_partitions(cur, schema)
+    _make_partitions(cur, schema)
     return MigrationReport(schema, before, latest_version(), tuple(applied), routines)
 
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import bench, doctor, instances, show, tables, worker
+from pgdurable.cli import bench, doctor, instances, prune, show, tables, worker
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -80,6 +80,7 @@ for command in (
     instances.resume,
     instances.retry,
     doctor.doctor,
+    prune.prune,
     bench.bench,
     tables.uninstall,
 ):

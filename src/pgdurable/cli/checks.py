@@ -7,31 +7,21 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 from pgdurable._engine.connections import server_of
 from pgdurable._store import migrations
+from pgdurable.cli import table_checks
+from pgdurable.cli.finding import Finding
 from pgdurable.cli.options import Session, Target
 from pgdurable.cli.text import count, span
 from pgdurable.errors import PgDurableError
 
 __all__ = ["Finding", "examine"]
 
-Level = Literal["fine", "warning", "broken"]
-
 _SLOTS_LEFT = 10
 _SKEW_S = 1.0
 _OLDEST, _NEWEST = 14, 18
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the report, with what to do about it."""
-
-    level: Level
-    text: str
-    hint: str | None = None
 
 
 def examine(where: Target) -> Iterator[Finding]:
@@ -51,6 +41,8 @@ def examine(where: Target) -> Iterator[Finding]:
             yield from _stuck(session, where)
             yield from _troubled(session, where)
             yield from _events(session)
+            yield from table_checks.retention(session, where)
+            yield from table_checks.partitions(session, where)
     except PgDurableError as error:
         yield _of(error)
 

@@ -19,6 +19,7 @@ __all__ = [
     "clock",
     "count",
     "elapsed",
+    "nbytes",
     "one_line_json",
     "print_block",
     "print_error",
@@ -149,6 +150,15 @@ def span(length: timedelta | float) -> str:
 def count(number: int, noun: str) -> str:
     """`1 instance`, `2 instances`."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def nbytes(number: float) -> str:
+    """`40 KB`, `1.2 GB`: powers of 1024."""
+    for unit in ("B", "KB", "MB"):
+        if number < 1023.5:
+            return f"{number:.0f} {unit}"
+        number /= 1024
+    return f"{number:.1f} GB" if number < 1023.5 else f"{number / 1024:.1f} TB"
 
 
 def elapsed(milliseconds: float | None) -> str:

@@ -1,0 +1,64 @@
+"""What `doctor` looks at in the tables themselves: retention and partitions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from pgdurable.cli.finding import Finding
+from pgdurable.cli.options import Session, Target
+from pgdurable.cli.text import count, nbytes, span
+
+__all__ = ["partitions", "retention"]
+
+_DAY_S = 86_400.0
+# Partitions are made four weeks ahead; at less than this nobody has made any for long.
+_LEAST_AHEAD_S = 7 * _DAY_S
+
+
+def retention(session: Session, where: Target) -> Iterator[Finding]:
+    """Whether what ended long ago leaves."""
+    row = session.row("retention")
+    text = (
+        "ended instances are kept for ever" if row["off"] else f"ended instances are kept for {span(row['retention'])}"
+    )
+    if row["own"]:
+        text += f", those of {count(row['own'], 'workflow version')} as they say"
+    if row["oldest"] is not None:
+        text += f"; the oldest ended {span(row['oldest'])} ago"
+    if row["overdue"] is not None and row["overdue"] > _DAY_S:
+        yield Finding(
+            "warning",
+            f"{text}, so some should have left {span(row['overdue'])} ago",
+            "Workers remove them; one that may not says so in its log (it needs delete on instances, instance_keys, "
+            f"history and events). At once: {where.command('prune')}",
+        )
+    else:
+        yield Finding("fine", text)
+
+
+def partitions(session: Session, where: Target) -> Iterator[Finding]:
+    """Whether history has partitions for what is to come, and none that nobody needs."""
+    row = session.row("partitions")
+    text = f"history has {count(row['partitions'], 'partition')}, {nbytes(row['bytes'])}"
+    if row["ahead"] is None or row["ahead"] < 0:
+        yield Finding(
+            "broken",
+            f"{text}, and none for instances that are started now",
+            f"Workers make them when they join; or run: {where.command('migrate')}",
+        )
+    elif row["ahead"] < _LEAST_AHEAD_S:
+        yield Finding(
+            "warning",
+            f"{text}, and none for instances that are started in {span(row['ahead'])} or later",
+            "A worker that runs makes more every hour, and says in its log if it cannot; or run: "
+            + where.command("migrate"),
+        )
+    else:
+        yield Finding("fine", f"{text}, made {span(row['ahead'])} ahead")
+    if row["spent"]:
+        yield Finding(
+            "warning",
+            f"{count(row['spent'], 'partition')} of history can be dropped: none of its instances is there any more",
+            "A worker does so within the hour if its role owns the tables and no older transaction is open. At once, as "
+            f"the owner: {where.command('prune')}",
+        )
