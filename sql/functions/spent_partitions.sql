@@ -1,10 +1,9 @@
 -- The partitions of `history` that can be dropped: they lie a day back or more and none of their instances is there any
 -- more. Neighbours go together, since one empty partition takes their place; a lone empty one stays.
 --
--- Returns: name, and the commands that detach it: without anybody waiting, on from where that was broken off, and where
--- the server cannot do it so (then a short lock_timeout is to be set).
+-- Returns: name, and the commands that detach it: without anybody waiting; and on from where that was broken off.
 create or replace function @extschema@.spent_partitions()
-returns table (name text, detach text, finalize text, detach_locking text)
+returns table (name text, detach text, finalize text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -21,8 +20,7 @@ as $$
     select r.name,
            format('alter table @extschema@.history detach partition @extschema@.%I concurrently', r.name),
            case when r.detaching
-                then format('alter table @extschema@.history detach partition @extschema@.%I finalize', r.name) end,
-           format('alter table @extschema@.history detach partition @extschema@.%I', r.name)
+                then format('alter table @extschema@.history detach partition @extschema@.%I finalize', r.name) end
       from runs r
      where r.spent and exists (select from runs f where f.spent and f.run = r.run and (f.filled or f.detaching))
      order by r.detaching desc, r.place

@@ -19,11 +19,11 @@ grant select on
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
-    @extschema@.id_at, @extschema@.id_time, @extschema@.keep_for
+    @extschema@.id_at, @extschema@.id_time
     to @reader@, @client@;
 
 -- What doctor asks.
-grant execute on function @extschema@.spent_partitions to @reader@;
+grant execute on function @extschema@.spent_partitions, @extschema@.keep_for to @reader@;
 
 -- A client writes through functions only, which say who submitted what.
 grant execute on function

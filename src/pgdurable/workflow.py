@@ -307,9 +307,9 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
     Args:
         name: how it is started. Default: the function's name.
         version: a worker runs only instances of versions it has. Default "1".
-        retention: seconds (or timedelta) for which ended instances are kept; None: for ever. Afterwards they are removed
-            with their history, and their ids are free again. Default: what `settings.retention` of the schema says,
-            30 days unless changed. It is stored in `workflows.policies` when a worker starts.
+        retention: seconds (or timedelta) for which ended instances are kept; None: for ever. Afterwards they are
+            removed with their history, and their ids are free again. Default: what `settings.retention` of the schema
+            says, 30 days unless changed. It is stored in `workflows.policies` when a worker starts.
     """
 
     def register(fn: Any) -> Workflow[Any, Any]:

@@ -36,6 +36,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "settings": (READ, READ),
 }
 READING = set("status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split())
+DOCTOR = {"keep_for", "spent_partitions"}
 CLIENT = READING | {"start", "start_many", "signal", "resume", "retry"}
 
 
@@ -94,7 +95,10 @@ def test_each_role_has_exactly_its_rights(house: House) -> None:
 
 def test_each_role_has_exactly_its_functions(house: House) -> None:
     functions = {name.removesuffix(".sql") for name, _ in sql_files("functions")}
-    for kind, expected in (("reader", READING), ("client", CLIENT), ("worker", functions), ("admin", functions)):
+    working = functions - {"prune"}
+    for kind, expected in (
+        ("reader", READING | DOCTOR), ("client", CLIENT), ("worker", working), ("admin", functions)
+    ):  # fmt: skip
         rows = house.rows(
             "owner",
             """select proname from pg_proc where pronamespace = '@'::regnamespace

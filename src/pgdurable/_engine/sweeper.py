@@ -225,7 +225,8 @@ class Sweeper:
                         # Citus, or the owner is another role.
                         cursor = await conn.execute(self._sql["detach_spent"])
                         if await cursor.fetchone() == (None,):
-                            swept.undroppable += 1
+                            swept.undroppable = len(spent)
+                        break
             # What a sweep was kept from dropping earlier as well.
             (dropped,) = await self._row("drop_detached", None)
             swept.partitions += dropped

@@ -59,6 +59,5 @@ def partitions(session: Session, where: Target) -> Iterator[Finding]:
         yield Finding(
             "warning",
             f"{count(row['spent'], 'partition')} of history can be dropped: none of its instances is there any more",
-            "A worker does so within the hour if its role owns the tables and no older transaction is open. At once, as "
-            f"the owner: {where.command('prune')}",
+            f"A worker does so within the hour, unless an older transaction is open. At once: {where.command('prune')}",
         )
