@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test chaos bench bench-quick setup-bench test-matrix lint format wheel clean asan valgrind fuzz
+.PHONY: help setup core demo test chaos bench bench-quick setup-bench setup-pgbouncer test-matrix lint format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -18,15 +18,18 @@ core: setup  ## The same: rebuilds the core in place when its source changed
 demo: setup  ## The main job: a shop whose orders survive kill -9 of worker and server
 	@$(BIN)/python -m examples.orders
 
-test: setup  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
+test: setup setup-pgbouncer  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest $(ARGS)
 
-test-matrix: setup  ## All tests on every PostgreSQL that is found here
+test-matrix: setup setup-pgbouncer  ## All tests on every PostgreSQL that is found here
 	@$(BIN)/python scripts/test_matrix.py $(ARGS)
 
 chaos: setup  ## Ten minutes of faults, checked; the model; mutations. SECONDS=60 SEED=7; ARGS="--without disk"
 	@PYTHONPATH=tests $(BIN)/python -m chaos --results docs/reliability $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 	@$(BIN)/python docs/build_reliability.py
+
+setup-pgbouncer:
+	@scripts/setup_pgbouncer.sh
 
 bench: setup-bench  ## All benchmarks, a quarter of an hour; figures and pictures go to docs/benchmarks
 	@$(BIN)/python -m benchmarks.full $(ARGS)

@@ -2,7 +2,7 @@
 --
 -- Locks: the worker's own row.
 -- Returns: one row per other worker that is not known to have ended, with its beat counter, whether its
--- lease has run out by the database's clock, and whether the session that marks its presence is gone.
+-- lease has run out by the database's clock, and whether a session that marked its presence is gone.
 -- Raises: PGD01 when the worker itself was taken over.
 create or replace function @extschema@.beat(worker bigint, lease interval, new_stats jsonb default null)
 returns table (other bigint, other_beat bigint, expired boolean, absent boolean)
@@ -21,7 +21,7 @@ begin
     end if;
     return query
         select w.id, w.beat, w.lease_until < now(),
-               not exists (
+               w.marked and not exists (
                    select from pg_locks l
                     where l.locktype = 'advisory'
                       and l.database = (select d.oid from pg_database d where d.datname = current_database())

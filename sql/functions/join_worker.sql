@@ -1,8 +1,10 @@
 -- Enters a new worker incarnation.
 -- Incarnations that ended over a day ago and own nothing are forgotten here, where new ones come from: every
 -- claim looks at all that ended. A forgotten one stays fenced off, for want of a row.
+-- `marked`: whether a session of its own will mark its presence by a lock; others believe an absence only then.
 -- Returns: its id, unique for ever in this namespace.
-create or replace function @extschema@.join_worker(name text, workflows jsonb, lease interval)
+create or replace function @extschema@.join_worker(
+    name text, workflows jsonb, lease interval, marked boolean default true)
 returns bigint
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -14,7 +16,7 @@ as $$
            and not exists (select from @extschema@.instances i where i.owner in (o.id, -o.id))
          limit 1000
            for update skip locked);
-    insert into @extschema@.workers (name, workflows, lease_until)
-    values (name, workflows, now() + lease)
+    insert into @extschema@.workers (name, workflows, lease_until, marked)
+    values (name, workflows, now() + lease, marked)
     returning id
 $$;

@@ -5,7 +5,7 @@
 -- `->> 'name'`. tests/security/test_search_path.py finds what is not.
 
 -- name: join_worker
-select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s))
+select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s), %s)
 
 -- name: beat
 select other, other_beat, expired, absent from @extschema@.beat(%s, make_interval(secs => %s), %s::jsonb)

@@ -38,6 +38,8 @@ class Client:
         schema: the namespace.
         payload_limit: largest encoded input or signal, in bytes.
         max_connections: connections it may open.
+        pooler: whether a pooler (PgBouncer in transaction mode, say) is in between, so that no session is ours for
+            longer than a transaction. Default: $PGDURABLE_POOLER (1 or 0), else it finds out when it opens.
     """
 
     _application: ClassVar[str] = "pgdurable client"
@@ -49,11 +51,13 @@ class Client:
         schema: str = "durable",
         payload_limit: int = PAYLOAD_LIMIT,
         max_connections: int = 4,
+        pooler: bool | None = None,
     ) -> None:
         self.payload_limit = payload_limit
         self._database = Database(
-            dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections
-        )
+            dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections,
+            pooler=pooler,
+        )  # fmt: skip
         self.schema = self._database.schema
         self._outcomes = Outcomes(self._database, self._runs_here)
         # What Handle asks for.
@@ -208,6 +212,7 @@ class Client:
             finally:
                 if sender.ids:
                     await sender.announce()
+                    self._database.on_work()
             ids = sender.ids
         starts: Starts[Handle[Any]] = Starts(
             bytes(ids), lambda instance_id: Handle(self, instance_id, None, input.returns)

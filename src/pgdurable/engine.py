@@ -61,6 +61,9 @@ class Engine(Client):
             they held it and it never got on in between (at least 3; None: never). Others that were held by the same
             workers are told apart and go on. Default 5.
         guard: refuse real I/O and blocking sleeps in workflow code (a Python audit hook). Default on.
+        pooler: as for `Client`. Behind a pooler the engine hears no notifications, so what others start or signal is
+            seen at the next look (`poll_interval`), and when it is killed its instances go on elsewhere once its lease
+            has run out. Default: it finds out when it opens.
     """
 
     _application = "pgdurable engine"
@@ -84,6 +87,7 @@ class Engine(Client):
         busy_wait: float | timedelta = 0.0,
         quarantine_after: int | None = 5,
         guard: bool = True,
+        pooler: bool | None = None,
     ) -> None:
         if max_backlog < 1:
             raise ValueError(f"max_backlog is at least 1, found {max_backlog}")
@@ -92,7 +96,7 @@ class Engine(Client):
             raise ValueError(f"busy_wait is between 0 and {MOST_S:g} seconds, found {looking:g}")
         if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
             raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
-        super().__init__(dsn, schema=schema, payload_limit=payload_limit)
+        super().__init__(dsn, schema=schema, payload_limit=payload_limit, pooler=pooler)
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate
         self._settings = Settings(

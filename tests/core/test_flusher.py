@@ -33,8 +33,8 @@ INSTANCE = "id, workflow, version, status, queue, owner, input"
 class House:
     """A migrated schema with a worker in it, and flushers that write there. `@` in a statement is the schema."""
 
-    def __init__(self, dsn: str, schema: str) -> None:
-        self.dsn, self.schema = dsn, schema
+    def __init__(self, dsn: str, schema: str, *, prepared: bool = True) -> None:
+        self.dsn, self.schema, self.prepared = dsn, schema, prepared
         migrations.migrate(dsn, schema)
         self.conn = psycopg.connect(dsn, autocommit=True)
         self.flushers: list[Flusher] = []
@@ -50,7 +50,7 @@ class House:
 
     def flusher(self, copy_from: int = PIPELINE, *, fenced: bool = True, setup: list[str] | None = None) -> Flusher:
         flusher = Flusher(named_queries("flush", self.schema), copy_from)
-        flusher.connect(self.dsn, self.worker if fenced else None, setup or [])
+        flusher.connect(self.dsn, self.worker if fenced else None, setup or [], self.prepared)
         self.flushers.append(flusher)
         return flusher
 
@@ -72,9 +72,10 @@ class House:
         return [name for (name,) in self.rows("select name from @.history order by name")]
 
 
-@pytest.fixture
-def house(dsn: str, schema: str) -> Iterator[House]:
-    house = House(dsn, schema)
+@pytest.fixture(params=[True, False], ids=["prepared", "texts"])
+def house(request: pytest.FixtureRequest, dsn: str, schema: str) -> Iterator[House]:
+    """With flushers that prepare their statements, and with those that send the texts along, as through a pooler."""
+    house = House(dsn, schema, prepared=request.param)
     yield house
     while house.flushers:
         house.flushers.pop().close()

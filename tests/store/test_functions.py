@@ -443,6 +443,15 @@ def test_beat_shows_the_others(ns: Namespace, eventually: Eventually) -> None:
     eventually(lambda: ns.rows(BEAT, me)[0] == (present, 1, False, True), "the session is gone")
 
 
+def test_a_worker_that_cannot_mark_its_presence_is_not_missed(ns: Namespace) -> None:
+    """Behind a pooler there is no session to mark it with: only the lease tells."""
+    me = ns.worker()
+    unmarked = ns.one("select @.join_worker('pooled', '[]', '1 min', false)")
+    assert ns.rows(BEAT, me) == [(unmarked, 0, False, False)]
+    ns.rows("update @.workers set lease_until = now() - interval '1 s' where id = %s", unmarked)
+    assert ns.rows(BEAT, me) == [(unmarked, 0, True, False)]
+
+
 def test_leave_worker_frees_its_instances(ns: Namespace, eventually: Eventually) -> None:
     leaving, other = ns.worker(), ns.worker("other")
     id = ns.instance(status="running", owner=leaving)

@@ -28,9 +28,11 @@ cdef class Flight:
     cdef Wire wire
     cdef Columns columns
     cdef dict statements
+    cdef dict texts        # of what is prepared, by name: for a connection that keeps nothing prepared
     cdef bytes fence_text
     cdef int64_t worker
     cdef bint fenced
+    cdef bint prepared
     cdef Mode mode
     cdef Batch batch
     cdef Py_ssize_t pipeline_limit
@@ -46,22 +48,27 @@ cdef class Flight:
 
     def __cinit__(self, dict statements):
         self.statements = statements
+        self.texts = {
+            b"pgd_" + name.encode(): text for name, text in statements.items() if not name.startswith("copy_")}
+        self.texts[b"pgd_now"] = b"select now()"
+        self.texts[b"pgd_commit"] = b"commit"
         self.wire = Wire()
         self.columns = Columns()
         self.mode = CLOSED
 
-    cdef object connect(self, str conninfo, object worker, list setup):
+    cdef object connect(self, str conninfo, object worker, list setup, bint prepared):
         cdef Wire wire = self.wire
+        self.prepared = prepared
         self.fenced = worker is not None
         self.worker = worker if worker is not None else 0
         wire.connect(conninfo)
         for command in setup:
             wire.run(command)
-        for name, text in self.statements.items():
-            if not name.startswith("copy_"):
-                wire.prepare(b"pgd_" + name.encode(), text)
-        wire.prepare(b"pgd_now", b"select now()")
-        wire.prepare(b"pgd_commit", b"commit")
+        if prepared:
+            for name, text in self.texts.items():
+                wire.prepare(name, text)
+        else:
+            wire.measure()
         self.fence_text = b"select (extract(epoch from at) * 1000000::numeric)::bigint from " + (
             self.statements["fence"].replace(b"$1", str(self.worker).encode()).replace(b"select ", b"", 1)
             if self.fenced else b"now()") + b" as at; "
@@ -99,11 +106,13 @@ cdef class Flight:
         if not ok or not self.wire.push():
             raise self.wire.error()
 
-    cdef bint execute(self, const char *statement, int n):
+    cdef bint execute(self, const char *statement, int n) except -1:
         self.n_expected += 1
-        return self.wire.execute(statement, self.columns, n)
+        if self.prepared:
+            return self.wire.execute(statement, self.columns, n)
+        return self.wire.execute_text(<const char *> <bytes> self.texts[<bytes> statement], self.columns, n)
 
-    cdef bint read(self, const char *statement, int n):
+    cdef bint read(self, const char *statement, int n) except -1:
         """As execute, for a statement that gives rows."""
         self.rows_expected |= 1 << self.n_expected
         return self.execute(statement, n)

@@ -116,20 +116,24 @@ cdef class Flusher:
 
     # -- connection ----------------------------------------------------------------------------------------
 
-    def connect(self, str conninfo, object worker, list setup, bint prepare=True):
-        """Connects and prepares the statements. Blocks, with the GIL released; for a thread of its own.
+    def connect(self, str conninfo, object worker, list setup, bint prepared=True):
+        """Connects, and prepares the statements unless told otherwise.
+
+        Blocks, with the GIL released; for a thread of its own.
 
         Args:
             conninfo: libpq connection string or URI; its timeouts hold.
             worker: the worker whose fence every batch passes; None for a client's batches, which have none.
             setup: SQL commands to run once on the connection.
+            prepared: whether what is prepared stays so. False: every flush brings its statements' texts along, for a
+                pooler that gives each transaction another session.
         Raises:
             ConnectionError: with libpq's text.
         """
         self.enter()
         try:
             self.flight.disconnect()
-            self.flight.connect(conninfo, worker, setup)
+            self.flight.connect(conninfo, worker, setup, prepared)
         except BaseException:
             self.flight.disconnect()
             raise

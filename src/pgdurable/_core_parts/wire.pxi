@@ -112,10 +112,21 @@ cdef class Wire:
         cdef int64_t begun = monotonic_ns()
         with nogil:
             res = PQprepare(self.conn, c_name, c_text, 0, NULL)
-        begun = monotonic_ns() - begun
-        if self.round_trip_ns == 0 or begun < self.round_trip_ns:
-            self.round_trip_ns = begun  # the shortest of several: the least of it was the server's work
+        self.round_trip(begun)
         self.expect(res, "preparing a statement failed")
+
+    cdef object measure(self):
+        """Finds out how far the server is, where nothing is prepared."""
+        cdef int64_t begun
+        for _ in range(3):
+            begun = monotonic_ns()
+            self.run("select 1")
+            self.round_trip(begun)
+
+    cdef void round_trip(self, int64_t begun) noexcept:
+        cdef int64_t took = monotonic_ns() - begun
+        if self.round_trip_ns == 0 or took < self.round_trip_ns:
+            self.round_trip_ns = took  # the shortest of several: the least of it was the server's work
 
     cdef object expect(self, PGresult *res, str what):
         cdef ExecStatusType status
@@ -139,6 +150,10 @@ cdef class Wire:
     cdef bint execute(self, const char *statement, Columns columns, int n):
         """Queues a prepared statement with the first n parameters."""
         return PQsendQueryPrepared(self.conn, statement, n, columns.values, columns.lengths, columns.formats, 1) == 1
+
+    cdef bint execute_text(self, const char *text, Columns columns, int n):
+        """The same for a connection that keeps nothing prepared: the statement has no name, and is parsed each time."""
+        return PQsendQueryParams(self.conn, text, n, NULL, columns.values, columns.lengths, columns.formats, 1) == 1
 
     cdef set notified(self):
         cdef PGnotify *note

@@ -12,6 +12,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.route import DIRECT, Route, find_route
 from pgdurable.errors import ConnectionFailed
 
 __all__ = [
@@ -74,6 +75,8 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     lower = text.lower()
     if "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
         hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."
+    elif "unsupported startup parameter" in lower:
+        hint = "A pooler refuses it: take it (options=..., PGOPTIONS) out, or name it in its ignore_startup_parameters."
     elif "certificate" in lower:
         hint = "Check sslrootcert, sslmode and host in the DSN: the server has to prove that it is the one you mean."
     elif "database" in lower and "does not exist" in lower:
@@ -108,13 +111,13 @@ async def renew(conn: psycopg.AsyncConnection[Any]) -> None:
         await conn.close()
 
 
-async def probe(dsn: str) -> None:
-    """Raises ConnectionFailed when no connection can be made."""
+async def probe(dsn: str, pooler: bool | None = None) -> Route:
+    """How the server is reached (see route.py). Raises ConnectionFailed when no connection can be made."""
     try:
-        connection = await psycopg.AsyncConnection.connect(dsn, autocommit=True)
+        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+            return await find_route(connection, pooler)
     except psycopg.Error as error:
         raise connect_failed(dsn, error) from None
-    await connection.close()
 
 
 async def make_pool(
@@ -123,6 +126,7 @@ async def make_pool(
     max_size: int,
     timeout: float = 30.0,
     connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection,
+    route: Route = DIRECT,
 ) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
     """An open pool of autocommit connections, none of them made yet."""
     # While the server is away the pool would warn of every attempt; the journal says it once.
@@ -132,7 +136,7 @@ async def make_pool(
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         dsn,
         connection_class=connection_class,
-        kwargs={"autocommit": True},
+        kwargs=route.options,
         min_size=0,
         max_size=max_size,
         open=False,

@@ -13,6 +13,7 @@ from psycopg_pool import AsyncConnectionPool, PoolTimeout
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import Ids
+from pgdurable._engine.route import DIRECT
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
@@ -20,6 +21,7 @@ from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, Inva
 __all__ = ["Database"]
 
 _READS = frozenset({"find_instance", "outcomes", "describe", "history", "list_instances"})
+_WORK = frozenset({"start", "signal", "resume"})
 _READ_TRIES = 6  # one more than there are pooled connections
 
 
@@ -29,18 +31,33 @@ class Database:
     Args:
         face: what messages call the object it belongs to.
         application: what the server calls the connections, unless the connection string says otherwise.
+        pooler: whether there is a pooler in between; None: it is found out.
     Attributes:
         clock: the server's, as far as it has been learnt.
         ids: for new instances.
         schema: the namespace, quoted where it has to be.
         sql: texts of sql/queries/client.sql.
+        route: how the server is reached, once open.
+        on_work: called when a query of ours has made work for workers, of which a pooler brings no notification.
     """
 
-    def __init__(self, dsn: str | None, schema: str, *, face: str, application: str, max_connections: int) -> None:
+    def __init__(
+        self,
+        dsn: str | None,
+        schema: str,
+        *,
+        face: str,
+        application: str,
+        max_connections: int,
+        pooler: bool | None = None,
+    ) -> None:
         self.dsn = resolve_dsn(dsn, application=application)
         self.schema = quote_schema(schema)
         self.sql = named_queries("client", schema)
+        self.route = DIRECT
+        self.on_work: Callable[[], None] = lambda: None
         self._face = face
+        self._pooler = pooler if pooler is not None else _from_environment()
         self._max_connections = max_connections
         self.clock = DatabaseClock()
         self.ids = Ids(self.clock.now_us)
@@ -51,8 +68,8 @@ class Database:
         """Connects and checks the schema. Raises ConnectionFailed or SchemaError."""
         self.check_process()
         if self._pool is None:
-            await probe(self.dsn)
-            pool = await make_pool(self.dsn, max_size=self._max_connections, timeout=10.0)
+            self.route = await probe(self.dsn, self._pooler)
+            pool = await make_pool(self.dsn, max_size=self._max_connections, timeout=10.0, route=self.route)
             try:
                 async with pool.connection() as conn:
                     await migrations.check_async(conn, self.schema)
@@ -118,6 +135,8 @@ class Database:
     async def one(self, query: str, params: Any) -> Any:
         """The first column of a named query's first row, or None."""
         rows = await self.rows(query, params)
+        if query in _WORK:
+            self.on_work()
         return rows[0][0] if rows else None
 
     async def learn_time(self) -> None:
@@ -144,3 +163,17 @@ class Database:
         if is_passing(error):
             return connect_failed(self.dsn, error)
         return PgDurableError(f"PostgreSQL refused: {str(error).strip()}")
+
+
+def _from_environment() -> bool | None:
+    """What $PGDURABLE_POOLER says of a pooler; None: nothing."""
+    text = os.environ.get("PGDURABLE_POOLER", "").strip().lower()
+    if text in ("", "auto"):
+        return None
+    if text in ("1", "true", "on", "yes"):
+        return True
+    if text in ("0", "false", "off", "no"):
+        return False
+    raise InvalidInput(
+        f"PGDURABLE_POOLER is {text!r}", hint="1: there is a pooler; 0: there is none; empty or auto: it is found out."
+    )

@@ -34,6 +34,7 @@ _PASSING = ("08", "25", "40", "53", "55", "57", "58")
 _FENCED = "PGD01"
 _UNSUPPORTED = "0A000"
 _READ_ONLY = "25006"
+_FORGOTTEN = ("26000", "42P05")  # a prepared statement is not there, or is there already
 _LONGEST_WAIT_S = 1.0
 # Measured at 200 and 1,000 callers of ten-step workflows, in steps/s against handing out all at once:
 # 64 gives 1.28 and 1.32, 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
@@ -61,6 +62,7 @@ class Journal:
         on_fenced: called once when the worker's lease is found taken; nothing is written afterwards.
         on_notice: called with the payloads of notifications that arrived.
         flush_timeout: seconds after which an unanswered flush counts as a lost connection.
+        prepared: whether what its connection has prepared stays so (see route.py).
         busy_wait: seconds to look for an answer instead of sleeping, see busy_wait.py.
     """
 
@@ -75,11 +77,13 @@ class Journal:
         flush_timeout: float = 30.0,
         copy_from: int = COPY_FROM,
         busy_wait: float = 0.0,
+        prepared: bool = True,
     ) -> None:
         self.flusher = Flusher(statements, copy_from)
         self._copy_from = copy_from
         self.clock = clock
         self._link = Link(self.flusher, dsn, on_ready=self._ready, on_back=self._back)
+        self._link.prepared = prepared
         self._on_fenced = on_fenced
         self._on_notice = on_notice
         self._flush_timeout = flush_timeout
@@ -299,6 +303,12 @@ class Journal:
             self.flusher.copy_from = sys.maxsize
             self._first.appendleft(batch)
             self._pump()
+            return
+        if sqlstate in _FORGOTTEN and self._link.prepared:
+            # Somebody else has the session too, or emptied it: a pooler that was not recognised, or is new in between.
+            self._first.appendleft(batch)
+            self._link.prepared = False
+            self._lost(ConnectionError(f"what was prepared is gone; is a pooler in between? {message} ({sqlstate})"))
             return
         if sqlstate[:2] in _PASSING:
             self._first.appendleft(batch)

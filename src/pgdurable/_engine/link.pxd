@@ -1,7 +1,7 @@
 # C types of link.py, which Cython compiles as it is.
 
 cdef class Link:
-    cdef public bint up, writing
+    cdef public bint up, writing, prepared
     cdef public Py_ssize_t reconnects
     cdef public object trouble
     cdef int _fd

@@ -31,6 +31,7 @@ class Link:
         writing: whether the socket is watched for writing too.
         reconnects: how often it came back.
         trouble: what keeps transitions from being stored, or None.
+        prepared: whether the next connection is to have its statements prepared (see route.py).
     """
 
     def __init__(
@@ -40,6 +41,7 @@ class Link:
         self.writing = False
         self.reconnects = 0
         self.trouble: str | None = None
+        self.prepared = True
         self._flusher = flusher
         self._dsn = dsn
         self._on_ready = on_ready
@@ -114,7 +116,7 @@ class Link:
     async def _connect(self) -> None:
         # Shielded: the thread that connects cannot be interrupted, and must be done before anyone closes.
         self._connecting = self._loop.run_in_executor(
-            None, self._flusher.connect, self._dsn, self._worker, self._setup
+            None, self._flusher.connect, self._dsn, self._worker, self._setup, self.prepared
         )  # fmt: skip
         await asyncio.shield(self._connecting)
 

@@ -2,8 +2,8 @@
 
 Every worker looks; there is no leader. A worker counts as gone when its beat has not moved while we watched, and
 either the session that marks its presence is gone (killed: about two seconds) or its lease has run out (hung
-machine, cut network). What we did not watch ourselves does not count: after an outage of the server everybody gets
-time to come back.
+machine, cut network; killed behind a pooler, where no session can mark its presence). What we did not watch ourselves
+does not count: after an outage of the server everybody gets time to come back.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ class Membership:
 
     Args:
         lease: seconds a worker may be silent before others take its instances over.
+        pooled: whether sessions are others' too (see route.py): then none marks this worker's presence.
         on_fenced: called when this worker itself was taken over.
         on_orphans: called when another worker has been declared dead by us.
     """
@@ -49,6 +50,7 @@ class Membership:
         *,
         lease: float,
         name: str | None,
+        pooled: bool = False,
         on_fenced: Callable[[], None],
         on_orphans: Callable[[], None],
     ) -> None:
@@ -59,6 +61,7 @@ class Membership:
         self.name = name or f"{socket.gethostname()}:{os.getpid()}"
         self.interval = min(1.0, lease / 4)
         self.worker = 0
+        self._pooled = pooled
         self._on_fenced = on_fenced
         self._on_orphans = on_orphans
         self._seen: dict[int, tuple[int, float, float | None]] = {}
@@ -68,7 +71,8 @@ class Membership:
         """Enters a new incarnation and returns its id."""
         async with self._pool.connection() as conn:
             cursor = await conn.execute(
-                self._sql["join_worker"], (self.name, msgspec.json.encode(workflows).decode(), self.lease)
+                self._sql["join_worker"],
+                (self.name, msgspec.json.encode(workflows).decode(), self.lease, not self._pooled),
             )
             row = await cursor.fetchone()
         assert row is not None
@@ -78,6 +82,8 @@ class Membership:
 
     def session_setup(self) -> list[str]:
         """What the journal's connection runs first: it marks our presence and hears notifications."""
+        if self._pooled:
+            return []
         return [
             f"select pg_try_advisory_lock_shared({self._schema}.lock_class(1), {self.worker})",
             f"listen pgdurable_{self._schema}",

@@ -24,9 +24,12 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool
 from pgdurable._engine import probes
 from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import read_only, read_only_for_good
+from pgdurable._engine.pool_share import PoolShare
+from pgdurable._engine.route import Route
 from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
 from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
+from pgdurable._engine.tasks import within
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
 from pgdurable.errors import CodecError
@@ -41,6 +44,7 @@ _VOIDED = object()
 # Of the checkpoint's parameters: uuid, three ints, a real, a smallint, two texts, a bigint. The id goes in binary.
 _TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 20]
 _FORMATS = [pq.Format.BINARY, *[pq.Format.TEXT] * 8]
+_LONGEST_WAIT_FOR_ORDER_S = 0.5
 _EPOCH_2000_US = 946_684_800_000_000  # what PostgreSQL's binary timestamps count from
 
 
@@ -54,6 +58,7 @@ class Transactions:
     Args:
         pool: autocommit connections for `async def` steps.
         dsn: for the connections of `def` steps, opened when the first one runs.
+        route: how the server is reached.
     """
 
     def __init__(
@@ -63,9 +68,12 @@ class Transactions:
         dsn: str,
         schema: str,
         max_size: int,
+        route: Route,
     ) -> None:
         self._host = host
         self._dsn = dsn
+        self._route = route
+        self._share = PoolShare(max_size, pause_s=_LONGEST_WAIT_FOR_ORDER_S) if route.pooled else None
         self._max_size = max_size
         queries = named_queries("worker", schema)
         # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
@@ -93,10 +101,7 @@ class Transactions:
         wait = 0.02
         while True:
             try:
-                if run.command.step.is_async:
-                    at_us = await self._attempt(run)
-                else:
-                    at_us = await self._attempt_in_thread(run)
+                at_us = await self._try(run)
             except _Unavailable:
                 # The server is away: that is no failure of the step, so it costs no attempt.
                 try:
@@ -131,6 +136,18 @@ class Transactions:
                 run.failed(error)
         hosted.advance_order()
 
+    async def _try(self, run: StepRun) -> int:
+        attempt = self._attempt if run.command.step.is_async else self._attempt_in_thread
+        if self._share is None:
+            return await attempt(run)
+        await self._share.enter()
+        try:
+            at_us = await attempt(run)
+            self._share.committed()
+            return at_us
+        finally:
+            self._share.leave()
+
     async def _attempt(self, run: StepRun) -> int:
         command = run.command
         committing = False
@@ -138,13 +155,14 @@ class Transactions:
         try:
             conn = await self._shelf.take()
             try:
-                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], command.name in self._careful)
+                careful = command.name in self._careful or not self._route.prepared
+                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], careful)
                 value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
                 conn.check_open()
                 payload = self._payload(run, value)
                 if probes.armed:
                     probes.reach("transaction.ran")
-                await run.hosted.hold_order(run, run.attempt)
+                await self._hold_order(run, run.attempt)
                 committing = True
                 # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
                 at = await conn.commit_step(self._binary_row(run, payload), _FORMATS)
@@ -168,7 +186,7 @@ class Transactions:
                 self._careful.add(command.name)
             elif not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 raise
-            elif conn is not None and not read_only(conn):
+            elif conn is not None and not await self._takes_no_writes(conn):
                 raise  # the user's own doing
             run.hosted.order_settled(run)
             raise _Unavailable from error
@@ -186,6 +204,11 @@ class Transactions:
             if run.committing:
                 return await self._settled(run, error)
             raise
+        except psycopg.errors.ReadOnlySqlTransaction as error:
+            if not self._route.pooled or not await self._takes_no_writes(None):
+                raise
+            run.hosted.order_settled(run)
+            raise _Unavailable from error
         except _Unavailable:
             run.hosted.order_settled(run)
             raise
@@ -200,7 +223,7 @@ class Transactions:
                 conn.check_open()
                 payload = self._payload(run, value)
                 permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
-                    run.hosted.hold_order(run, attempt), self._host.loop
+                    self._hold_order(run, attempt), self._host.loop
                 )
                 permission.result()
                 row = conn.execute(self._checkpoint, self._row(run, payload), prepare=True).fetchone()
@@ -211,15 +234,41 @@ class Transactions:
                 raise _Unavailable from error
             raise
         except psycopg.errors.ReadOnlySqlTransaction as error:
-            if conn is not None and not read_only(conn):
+            if self._route.pooled or (conn is not None and not read_only(conn)):
                 raise
             raise _Unavailable from error
+
+    async def _takes_no_writes(self, conn: AsyncStepConnection | None) -> bool:
+        if not self._route.pooled:
+            return conn is None or read_only(conn)
+        # What was reported unasked is of the session that the pooler made first, maybe long ago.
+        try:
+            async with await psycopg.AsyncConnection.connect(self._dsn, **self._route.options) as asking:
+                cursor = await asking.execute("select current_setting('transaction_read_only')")
+                return await cursor.fetchone() == ("on",)
+        except psycopg.OperationalError:
+            return True
+
+    async def _hold_order(self, run: StepRun, attempt: int) -> None:
+        """As `Hosted.hold_order`; behind a pooler the wait has an end, in _Unavailable.
+
+        What is waited for there is the journal, and it may be waiting for the session that this step holds: a pooler
+        has only so many.
+        """
+        if self._share is None:
+            await run.hosted.hold_order(run, attempt)
+            return
+        try:
+            await within(_LONGEST_WAIT_FOR_ORDER_S, run.hosted.hold_order(run, attempt))
+        except asyncio.TimeoutError:
+            self._share.narrow()
+            raise _Unavailable from None
 
     def _threads_pool(self) -> ConnectionPool[StepConnection]:
         with self._lock:
             if self._sync_pool is None:
                 self._sync_pool = ConnectionPool(
-                    self._dsn, connection_class=StepConnection, kwargs={"autocommit": True}, min_size=0,
+                    self._dsn, connection_class=StepConnection, kwargs=self._route.options, min_size=0,
                     max_size=self._max_size, open=True, timeout=30.0, reset=_renew,
                 )  # fmt: skip
             return self._sync_pool
@@ -274,7 +323,7 @@ class Transactions:
             try:
                 # Not of the pool: its connections may all be held by steps that wait for locks of a step that waits
                 # for this instance's order, which is held until the outcome is known.
-                async with await psycopg.AsyncConnection.connect(self._dsn, autocommit=True) as conn:
+                async with await psycopg.AsyncConnection.connect(self._dsn, **self._route.options) as conn:
                     cursor = await conn.execute(self._settle, (
                         run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, run.hosted.worker,
                     ))  # fmt: skip

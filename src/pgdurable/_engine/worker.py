@@ -91,16 +91,18 @@ class Worker:
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema),
             on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=database.clock,
-            busy_wait=settings.busy_wait,
+            busy_wait=settings.busy_wait, prepared=database.route.prepared,
         )  # fmt: skip
         self.host = host = Host(
             journal, known, payload_limit=settings.payload_limit, threads=settings.max_threads,
             park_after=settings.park_after,
         )  # fmt: skip
-        host.transactions = Transactions(host, transaction_pool, dsn, schema, settings.max_transactions)
+        host.transactions = Transactions(
+            host, transaction_pool, dsn, schema, settings.max_transactions, database.route
+        )  # fmt: skip
         self.membership = Membership(
-            worker_pool, schema, lease=settings.lease, name=settings.name, on_fenced=self._fenced,
-            on_orphans=lambda: self.poller.hint(),
+            worker_pool, schema, lease=settings.lease, name=settings.name, pooled=database.route.pooled,
+            on_fenced=self._fenced, on_orphans=lambda: self.poller.hint(),
         )  # fmt: skip
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
@@ -114,6 +116,8 @@ class Worker:
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id)
         host.on_fenced = self._fenced
         host.on_parked = self.poller.hint_at
+        if database.route.pooled:
+            database.on_work = self.poller.hint
 
     # -- life ----------------------------------------------------------------------------------------------------
 
@@ -125,9 +129,14 @@ class Worker:
         pools: list[AsyncConnectionPool[Any]] = []
         try:
             # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
-            pools.append(await make_pool(database.dsn, max_size=3))
+            pools.append(await make_pool(database.dsn, max_size=3, route=database.route))
             pools.append(
-                await make_pool(database.dsn, max_size=settings.max_transactions, connection_class=AsyncStepConnection)
+                await make_pool(
+                    database.dsn,
+                    max_size=settings.max_transactions,
+                    connection_class=AsyncStepConnection,
+                    route=database.route,
+                )
             )
             worker = cls(database, Registry(registry), settings, *pools)
             worker.host.on_outcome = outcomes.tell

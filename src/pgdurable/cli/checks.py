@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from pgdurable._engine.connections import server_of
+from pgdurable._engine.route import is_pooled
 from pgdurable._store import migrations
 from pgdurable.cli import table_checks
 from pgdurable.cli.finding import Finding
@@ -28,7 +29,8 @@ def examine(where: Target) -> Iterator[Finding]:
     """All findings, in the order of the checks; stops where nothing more can be seen."""
     try:
         with where.session() as session:
-            yield Finding("fine", f"server reachable: {server_of(where.dsn)}")
+            through = ", through a pooler" if is_pooled(session.conn) else ""
+            yield Finding("fine", f"server reachable: {server_of(where.dsn)}{through}")
             yield from _server(session)
             try:
                 migrations.check(session.conn, where.schema)

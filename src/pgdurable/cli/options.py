@@ -64,7 +64,7 @@ class Target:
     def session(self) -> Iterator[Session]:
         """A read-only look at what the client does not tell. Raises ConnectionFailed."""
         try:
-            conn = psycopg.connect(self.dsn, autocommit=True)
+            conn = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None)  # there may be a pooler
         except psycopg.Error as error:
             raise connect_failed(self.dsn, error) from None
         with conn:

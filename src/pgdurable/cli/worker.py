@@ -53,6 +53,15 @@ def worker(
     drain: Annotated[
         float, typer.Option("--drain", min=0, help="Seconds that running steps get to finish when it stops.")
     ] = 30.0,
+    pooler: Annotated[
+        bool | None,
+        typer.Option(
+            "--pooler/--no-pooler",
+            help="Whether a pooler is in between, as PgBouncer in transaction mode. Default: PGDURABLE_POOLER, else it "
+            "is found out.",
+            show_default=False,
+        ),
+    ] = None,
     log_level: Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False)] = LogLevel.INFO,
     dsn: Dsn = None,
     schema: Schema = None,
@@ -63,6 +72,8 @@ def worker(
     loaded = load_module(name)
     options = load_options(loaded, variable) if colon else {}
     where = _where(ctx, dsn, schema, options)
+    if pooler is not None:
+        options["pooler"] = pooler
     found = registry if options.get("workflows") is None else Registry(options["workflows"])
     if not len(found):
         raise PgDurableError(
