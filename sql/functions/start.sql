@@ -59,6 +59,8 @@ begin
                     message = format('id %L is an instance of workflow %L, not of %L', id, there.workflow, workflow),
                     hint = 'Choose another id for this start.';
             end if;
+            -- What is there may wait for a synchronous standby still. Having written to the log, this transaction waits too.
+            perform pg_logical_emit_message(true, 'pgdurable', '');
             return id;
         end if;
     end if;

@@ -45,6 +45,8 @@ begin
     select a.n, null::uuid, false, null::text, now()
       from asked a
      where not exists (select from entered e where e.instance_id = a.id)
+       -- What is there may wait for a synchronous standby still. Having written to the log, this transaction waits too.
+       and (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
      order by 1;
 end
 $$;

@@ -20,7 +20,9 @@ copy @extschema@.instances (id, workflow, version, status, queue, owner, input) 
 select @extschema@.start_many(%s::uuid[], %s, %s, %s, %s::text[])
 
 -- name: instance_there
+-- Waits for a synchronous standby, as the lost commit should have: see flush.sql.
 select exists (select from @extschema@.instances where id = encode(%s::bytea, 'hex')::uuid)
+   and (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
 
 -- name: time
 select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint

@@ -8,6 +8,11 @@
 -- than the function `fence` does; where there is nothing but history, `insert_history_fenced` looks itself, another 10.
 -- The lock has to be held before the snapshot is taken that shows the worker's row; where a transaction keeps one
 -- snapshot that is not so, and then, or where there is no such row, the function decides.
+--
+-- A batch that is sent again may find all of its rows there, and write none. Its commit has to wait for a synchronous
+-- standby all the same: the first commit may have been cut off where it waited for it, and a failover would lose what is
+-- acknowledged now. A commit waits only when its transaction has written to the log; `pg_logical_emit_message` writes a
+-- few bytes there that nobody reads.
 
 -- name: fence
 select @extschema@.fence($1::bigint)
@@ -52,6 +57,7 @@ on conflict do nothing
 select h.recorded_at
   from unnest($1::uuid[], $2::int[]) with ordinality as u (instance_id, event_id, n)
   left join @extschema@.history h on h.instance_id = u.instance_id and h.event_id = u.event_id
+ where (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
  order by u.n
 
 -- name: copy_history
@@ -74,6 +80,7 @@ on conflict do nothing
 select i.created_at
   from unnest($1::uuid[]) with ordinality as u (id, n)
   left join @extschema@.instances i on i.id = u.id
+ where (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
  order by u.n
 
 -- name: copy_instances

@@ -117,4 +117,7 @@ on conflict do nothing
 returning event_id
 
 -- name: read_checkpoint
-select recorded_at from @extschema@.history where instance_id = %s and event_id = %s and kind = 'step'
+-- Waits for a synchronous standby, as the lost commit should have: see flush.sql.
+select recorded_at from @extschema@.history
+ where instance_id = %s and event_id = %s and kind = 'step'
+   and (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
