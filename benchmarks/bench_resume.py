@@ -8,12 +8,20 @@ worker process stands by. The first is killed with SIGKILL. Measured from the ki
 the last instance runs again in the other process, in phases: noticed (its session is gone), taken over (declared
 dead), claimed, loaded, replayed (the last of each: they overlap).
 
-Beside both: merely reading the same rows, in the same batches, by the same queries, over one bare connection.
+`bench_kill_everything`: two worker processes with 25,000 such instances each, and every process of their server, are
+killed with SIGKILL. Server and two new workers are started at once. Measured from the moment the server accepts a
+connection, to the last instance's running again; the server's own recovery is a figure of its own.
+
+Beside all: merely reading the same rows, in the same batches, by the same queries, over one bare connection.
 """
 
 from __future__ import annotations
 
+import os
+import signal
+import threading
 import time
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -22,7 +30,9 @@ from benchmarks.figures import latency, spread
 from benchmarks.lab import Lab
 from benchmarks.worker import Worker, reached
 from benchmarks.workflows import RESUMED, WORKFLOWS
+from pgdurable._store.migrations import migrate
 from pgdurable._store.sql import named_queries
+from pgdurable.embedded import EmbeddedServer
 
 STEPS = 10
 INSTANCES = 10_000
@@ -128,3 +138,88 @@ def bench_kill(benchmark: Any, lab: Lab) -> None:
     }
     for name, at in moments.items():
         lab.figure(f"resume.kill.{name}", at - killed, "s", note="from the kill; of many, the last")
+
+
+def kill_server(server: EmbeddedServer) -> None:
+    """SIGKILL to the server and each of its processes; returns when they are gone."""
+    head = server.pid
+    assert head is not None
+    every = [head, *(int(stat.parent.name) for stat in Path("/proc").glob("[0-9]*/stat") if parent_of(stat) == head)]
+    for pid in every:
+        os.kill(pid, signal.SIGKILL)
+    # Also from the list of processes: else the server would take its old self for alive. Some systems take their time.
+    while any(Path(f"/proc/{pid}").exists() for pid in every):
+        time.sleep(0.01)
+
+
+def parent_of(stat: Path) -> int:
+    try:
+        return int(stat.read_text().rpartition(") ")[2].split()[1])
+    except OSError:
+        return 0  # has just ended
+
+
+def accepts(dsn: str) -> float:
+    """Waits until the server accepts a connection; the time at which it did."""
+    while True:
+        try:
+            psycopg.connect(dsn, autocommit=True).close()
+        except psycopg.OperationalError:
+            time.sleep(0.005)
+        else:
+            return time.time()
+
+
+def bench_kill_everything(benchmark: Any, lab: Lab) -> None:
+    number = 2_000 if lab.short else ACTIVE
+    options: dict[str, Any] = {"max_instances": number + 1000, "park_after": 3600}
+
+    with EmbeddedServer(settings={"max_connections": "200"}) as server:
+        migrate(server.dsn, lab.schema)
+        before = [Worker(server.dsn, lab.schema, **options) for _ in range(2)]
+        for worker in before:
+            worker.ask("start_many", workflow="bench_stepper", argument=ACTIVE_STEPS, number=number // 2)
+            worker.ask("until_resumed", number=number // 2, limit=PATIENCE_S)
+        time.sleep(2.5)
+        after: list[Worker] = []
+
+        def kill_and_wait() -> tuple[float, float, list[dict[str, Any]]]:
+            for worker in before:
+                worker.kill()
+            kill_server(server)
+            killed = time.time()
+            starting = threading.Thread(target=server.start)
+            starting.start()
+            after.extend(Worker(server.dsn, lab.schema, wait=False, trace=True, **options) for _ in range(2))
+            up = accepts(server.dsn)
+            starting.join()
+            for worker in after:
+                worker.up()
+            deadline = time.monotonic() + PATIENCE_S
+            while sum(worker.ask("count")["resumed"] for worker in after) < number and time.monotonic() < deadline:
+                time.sleep(0.02)
+            return killed, up, [worker.ask("until_resumed", number=0, limit=0.0) for worker in after]
+
+        try:
+            killed, up, found = benchmark.pedantic(kill_and_wait, rounds=1, iterations=1)
+        finally:
+            for worker in before + after:
+                worker.kill()
+    at = [moment for one in found for moment in one["at"]]
+    assert len(at) == number, f"{number - len(at)} instances do not run again"
+    lab.figure(
+        "resume.kill_everything", max(at) - up, "s", latency=latency([moment - up for moment in at]),
+        note=f"{number} instances on two workers; from the server's accepting connections",
+        params={"instances": number, "steps": ACTIVE_STEPS, "workers": 2, "each": [len(one["at"]) for one in found]},
+    )  # fmt: skip
+    phases = [one["phases"] for one in found]
+    moments = {
+        "joined": max(phase["joined_at"] for phase in phases),
+        "taken_over": max(phase["declared_at"] for phase in phases if "declared_at" in phase),
+        "first_runs": min(at),
+        "claimed": max(phase["claimed_at"] for phase in phases if "claimed_at" in phase),
+        "loaded": max(phase["loaded_at"] for phase in phases if "loaded_at" in phase),
+    }
+    lab.figure("resume.kill_everything.recovery", up - killed, "s", note="the server's own, from the kill")
+    for name, moment in moments.items():
+        lab.figure(f"resume.kill_everything.{name}", moment - up, "s", note="from accepting; of many, the last")

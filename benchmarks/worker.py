@@ -27,15 +27,22 @@ class Worker:
     """A process with an open engine. Use it in a `with` block: it is killed at the end if it still runs.
 
     Args:
+        wait: return when it has joined; else `up` waits for that.
         options: keyword arguments of `Engine`.
     """
 
-    def __init__(self, dsn: str, schema: str, **options: Any) -> None:
+    def __init__(self, dsn: str, schema: str, wait: bool = True, **options: Any) -> None:
         self._errors = tempfile.TemporaryFile(mode="w+")  # noqa: SIM115  # closed with this object
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.worker", dsn, schema, json.dumps(options)],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self._errors, cwd=ROOT, text=True,
         )  # fmt: skip
+        self.worker = 0
+        if wait:
+            self.up()
+
+    def up(self) -> None:
+        """Waits until it has joined the workers; it tries until the server accepts it."""
         self.worker = int(self._answer()["worker"])
 
     def __enter__(self) -> Worker:
@@ -185,10 +192,21 @@ async def main(dsn: str, schema: str, options: dict[str, Any]) -> None:
     loop = asyncio.get_running_loop()
     asked = asyncio.StreamReader(limit=2**24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
-    async with pgd.Engine(dsn, schema=schema, workflows=WORKFLOWS, **options) as engine:
+    engine = pgd.Engine(dsn, schema=schema, workflows=WORKFLOWS, **options)
+    deadline = time.monotonic() + 60
+    while True:
+        try:
+            await engine.open()
+            break
+        except pgd.ConnectionFailed:
+            if time.monotonic() > deadline:
+                raise
+            await asyncio.sleep(0.02)
+    async with engine:
         commands = Commands(engine)
         if traced:
             trace_replay(engine._worker.host)
+        TRACE["joined_at"] = time.time()
         print(json.dumps({"worker": engine._worker.membership.worker}), flush=True)
         while line := await asked.readline():
             request = json.loads(line)

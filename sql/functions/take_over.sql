@@ -3,6 +3,7 @@
 -- Locks, in order: the dead worker's fence, exclusively; its row. A transaction of the dead worker that still
 -- runs holds the fence shared: it is terminated where the caller may, else waited for by the next attempt.
 -- A worker that has beaten meanwhile is left alone, and so is whoever else is taking it over (exclusive holder).
+-- All workers are given a hint, so that they share what it held.
 -- Returns: whether the worker is dead now by this call.
 create or replace function @extschema@.take_over(worker bigint, seen_beat bigint, successor bigint)
 returns boolean
@@ -35,6 +36,10 @@ begin
     update @extschema@.workers w
        set state = 'dead', ended_at = now(), successor = take_over.successor
      where w.id = worker and w.beat = seen_beat and w.state in ('alive', 'draining');
-    return found;
+    if not found then
+        return false;
+    end if;
+    perform pg_notify(@extschema@.channel(), 'due');
+    return true;
 end
 $$;
