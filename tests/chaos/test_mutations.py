@@ -1,0 +1,49 @@
+"""The mutations do change what they are meant to change. That each is found is for `make chaos` to show (`hunt.py`)."""
+
+from __future__ import annotations
+
+import uuid
+
+import psycopg
+import pytest
+
+from pgdurable._store.migrations import migrate
+from pgdurable._store.sql import named_queries
+
+from .hunt import TARGETS
+from .mutations import MUTATIONS, apply, install
+
+CHANGED = {
+    "no fence": {"fence_lock", "fence_look", "insert_history_fenced"},
+    "look before the lock": {"fence_lock", "fence_look", "insert_history_fenced"},
+    "no idempotent resend": {"insert_history_again", "insert_instances_again"},
+}
+
+
+def test_every_mutation_is_hunted() -> None:
+    assert set(TARGETS) == set(MUTATIONS) == set(CHANGED)
+
+
+@pytest.mark.parametrize("name", MUTATIONS)
+def test_texts_are_changed_and_still_accepted(dsn: str, schema: str, name: str) -> None:
+    before = dict(named_queries("flush", schema))
+    migrate(dsn, schema)
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fence = conn.execute("select pg_get_functiondef(%s::regproc)", (f"{schema}.fence",)).fetchone()
+        apply(name, schema)
+        install(name, conn, schema)
+        after = named_queries("flush", schema)
+        assert {text for text in after if after[text] != before[text]} == CHANGED[name]
+        for number, text in enumerate(CHANGED[name]):
+            conn.pgconn.prepare(f"mutated {number}".encode(), after[text].encode())
+            done = conn.execute("select count(*) from pg_prepared_statements where name = %s", (f"mutated {number}",))
+            assert done.fetchone() == (1,), f"{text}: {after[text]}"
+        now = conn.execute("select pg_get_functiondef(%s::regproc)", (f"{schema}.fence",)).fetchone()
+        assert (now != fence) == (MUTATIONS[name][0] is not None)
+
+
+def test_without_a_mutation_nothing_is_changed() -> None:
+    schema = f"test_{uuid.uuid4().hex[:12]}"
+    before = dict(named_queries("flush", schema))
+    apply(None, schema)
+    assert named_queries("flush", schema) == before
