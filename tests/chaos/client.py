@@ -20,7 +20,14 @@ async def main(told: dict[str, Any]) -> None:
     orders = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(orders), sys.stdin)
     history = History(told["history"], told["name"])
-    async with pgd.Client(told["dsn"], schema=told["schema"], max_connections=6) as client:
+    client = pgd.Client(told["dsn"], schema=told["schema"], max_connections=6)
+    while True:
+        try:
+            await client.open()
+            break
+        except pgd.ConnectionFailed:
+            await asyncio.sleep(0.2)
+    async with client:
         customers = [
             Customer(client, history, name=f"{told['name']}.{n}", seed=told["seed"], generation=None)
             for n in range(told["customers"])

@@ -205,7 +205,8 @@ async def _finish(world: World, result: Result, patience: float) -> list[history
         assert world.front.process is not None
         assert world.front.process.stdin is not None
         world.front.process.stdin.close()
-        await asyncio.wait_for(world.front.process.wait(), await left())
+        if (status := await asyncio.wait_for(world.front.process.wait(), await left())) != 0:
+            raise TimeoutError(f"the customers ended with {status}")
         for slot in world.slots:
             await world.until(lambda slot=slot: _quiet(world, slot), f"{slot.name} has no more orders", await left())  # type: ignore[misc]
         await world.until(lambda: _ended(world), "every instance has ended", await left())
