@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test chaos bench bench-quick setup-bench setup-pgbouncer test-matrix lint format wheel clean asan valgrind fuzz
+.PHONY: help setup core demo test chaos soak bench bench-quick setup-bench setup-pgbouncer test-matrix lint format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -36,6 +36,9 @@ bench: setup-bench  ## All benchmarks, a quarter of an hour; figures and picture
 
 bench-quick: setup-bench  ## The main table of the benchmarks, a minute
 	@$(BIN)/python -m benchmarks.quick $(ARGS)
+
+soak: setup-bench  ## An hour at half the peak: memory, descriptors, connections, tables. SECONDS=600
+	@$(BIN)/python -m benchmarks.soak --results docs/reliability $(if $(SECONDS),--seconds $(SECONDS)) $(ARGS)
 
 setup-bench: setup
 	@scripts/setup_bench.sh

@@ -180,7 +180,7 @@ class Scenario:
         self._count += 1
         token = f"{workflow}-{self._count}"
         args: list[Any] = [token]
-        if workflow in ("shop", "clerk"):
+        if workflow in ("shop", "typist"):
             source, target = self.random.sample(range(1, workflows.ACCOUNTS + 1), 2)
             args += [source, target, self.random.randint(1, 100)]
         elif workflow == "postman":
@@ -191,9 +191,9 @@ class Scenario:
 
     def wave(self, worker: Worker) -> None:
         """One of everything, in every way of starting it."""
-        for workflow in ("shop", "shop", "shop", "postman", "sleeper", "unlucky", "clerk"):
+        for workflow in ("shop", "shop", "shop", "postman", "sleeper", "unlucky", "typist"):
             self.give(worker, self.make(workflow, keyed=False))
-        for workflow in ("shop", "postman", "clerk", "sleeper"):
+        for workflow in ("shop", "postman", "typist", "sleeper"):
             self.give(worker, self.make(workflow, keyed=True))
         for workflow in ("shop", "postman"):
             self.start_by_sql(self.make(workflow, keyed=True))

@@ -196,7 +196,7 @@ def _expected_entries(instance: Instance) -> list[Entry]:
         if instance.output["moved"]["tip"]:
             entries.append(Entry(token, "tip", source, target, 3))
         return entries
-    if instance.workflow == "clerk":
+    if instance.workflow == "typist":
         return [
             Entry(token, "debit", args["source"], args["target"], args["cents"]),
             Entry(token, "tip", args["source"], args["target"], 1),
@@ -271,7 +271,7 @@ def _results(instance: Instance) -> Iterator[Violation]:
     for noted in output["noted"]:
         if noted is not None and recorded.get(noted["tag"]) != noted:
             yield Violation(promise, f"{instance} saw {noted}, its history has {recorded.get(noted['tag'])}")
-    if instance.workflow in ("shop", "clerk") and output["moved"]["debit"] != instance.arguments["cents"]:
+    if instance.workflow in ("shop", "typist") and output["moved"]["debit"] != instance.arguments["cents"]:
         yield Violation(promise, f"{instance}: {output['moved']}")
 
 

@@ -56,7 +56,7 @@ async def _feed(scenario: Scenario, chance: random.Random) -> None:
     while True:
         alive = [worker for worker in scenario.workers if worker.alive and worker.ids]
         if alive and len(scenario.unanswered) < 40:
-            workflow = chance.choice(["shop", "shop", "shop", "postman", "sleeper", "unlucky", "clerk"])
+            workflow = chance.choice(["shop", "shop", "shop", "postman", "sleeper", "unlucky", "typist"])
             way = chance.random()
             order = scenario.make(workflow, keyed=way < 0.6)
             if way < 0.2:

@@ -148,7 +148,7 @@ def executed_again(evidence: Evidence) -> None:
 
 @plant("steps run at least once")
 def never_executed(evidence: Evidence) -> None:
-    instance = one(evidence, "clerk")
+    instance = one(evidence, "typist")
     evidence.executions = [e for e in evidence.executions if (e.token, e.tag) != (instance.token, "second")]
 
 
@@ -178,12 +178,12 @@ def signal_delivered_twice(evidence: Evidence) -> None:
 
 @plant("a signal is delivered once, in order")
 def signal_left_over(evidence: Evidence) -> None:
-    evidence.queued.append((one(evidence, "clerk").id, "go"))
+    evidence.queued.append((one(evidence, "typist").id, "go"))
 
 
 @plant("a signal is delivered once, in order")
 def signal_lost(evidence: Evidence) -> None:
-    evidence.sent[one(evidence, "clerk").token].append(1)
+    evidence.sent[one(evidence, "typist").token].append(1)
 
 
 @plant("a timer never fires early")

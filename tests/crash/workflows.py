@@ -28,14 +28,14 @@ NAP, RACE, LONG_NAP, PATIENCE = 0.05, 0.03, 1.3, 300.0
 DELAYS = {
     "shop": {NAP, RACE},
     "postman": {PATIENCE, RACE},
-    "clerk": {NAP, PATIENCE},
+    "typist": {NAP, PATIENCE},
     "sleeper": {LONG_NAP},
     "unlucky": set(),
     "slow_payer": set(),
     "locker": set(),
     "rivals": set(),
 }
-SIGNALS = {"postman": 4, "clerk": 1}
+SIGNALS = {"postman": 4, "typist": 1}
 """How many signals named `go` each instance of a workflow wants."""
 
 _retry = pgd.Retry(max_attempts=50, initial=0.005, multiplier=1.0, jitter=0.0)
@@ -203,7 +203,7 @@ async def postman(token: str, signals: int) -> dict[str, Any]:
 
 
 @pgd.workflow
-def clerk(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+def typist(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
     first = jot(token, "first")
     moved = move_blocking(token, "debit", source, target, cents)
     pgd.sleep(NAP)
@@ -253,4 +253,4 @@ async def rivals(token: str) -> dict[str, Any]:
     return {"token": token, "noted": [], "moved": {"pay": sum(paid[1:])}}
 
 
-WORKFLOWS = {w.name: w for w in (shop, postman, clerk, sleeper, unlucky, slow_payer, locker, rivals)}
+WORKFLOWS = {w.name: w for w in (shop, postman, typist, sleeper, unlucky, slow_payer, locker, rivals)}

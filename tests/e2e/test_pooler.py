@@ -135,7 +135,7 @@ async def paced(schema: str, n: int) -> int:
     return n
 
 
-@pgd.workflow
+@pgd.workflow(name="pooled_trivial")
 async def trivial(n: int) -> int:
     return n
 
