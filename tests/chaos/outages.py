@@ -80,6 +80,9 @@ class BackendKilled(ServerFault):
             await asyncio.sleep(0.1)
 
     async def effect(self) -> str:
+        if not self.pid:
+            raise NoEffect("there was no connection")
+
         async def thrown_out() -> bool:
             return "terminating any other active server processes" in self.world.server.said(self.from_log)
 
