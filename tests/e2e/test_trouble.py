@@ -511,6 +511,41 @@ async def test_stop_lets_running_steps_finish_and_starts_no_others(ns: Namespace
     assert ran == ["first", "second"]
 
 
+async def test_a_claim_that_is_committed_long_after_its_connection_broke(ns: Namespace) -> None:
+    """The instance is this worker's then, and nobody has told it. A look that comes before the commit finds nothing."""
+
+    @pgd.workflow
+    async def delayed() -> str:
+        return "ran"
+
+    ns.sql(
+        "create function @.gate() returns trigger language plpgsql as"
+        " 'begin perform pg_advisory_xact_lock_shared(4712); return null; end'"
+    )
+    ns.sql(
+        "create constraint trigger gate after update on @.instances deferrable initially deferred"
+        " for each row when (new.workflow = 'delayed' and old.owner is null) execute function @.gate()"
+    )
+    waiting = "select pid from pg_stat_activity where wait_event = 'advisory' and query like '%%.claim(%%'"
+    async with Proxy(ns.dsn) as proxy:
+        async with pgd.Engine(proxy.dsn, schema=ns.schema, workflows=[delayed, trivial], poll_interval=0.2) as engine:
+            with psycopg.connect(ns.dsn, autocommit=True) as gate:
+                gate.execute("select pg_advisory_lock(4712)")
+                async with ns.client() as client:
+                    late = await client.start("delayed")
+                    await until(lambda: ns.sql(waiting), "its claim waits")
+                    proxy.drop()
+                    # Another one is claimed and run: the engine has looked for what it may have been given.
+                    assert await (await client.start("trivial", 7)).result(timeout=20) == 7
+                    place = engine._worker
+                    assert place is not None
+                    polls = place.poller.polls
+                    await until(lambda: place.poller.polls > polls + 1, "it has looked again")
+                    assert ns.sql(waiting), "the claim was over before it was looked for"
+                    gate.execute("select pg_advisory_unlock(4712)")
+                    assert await late.result(timeout=20) == "ran"
+
+
 def _take_over(ns: Namespace, worker: int) -> bool:
     return ns.one("select @.take_over(id, beat, null) from @.workers where id = %s", worker)
 

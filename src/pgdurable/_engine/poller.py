@@ -40,6 +40,11 @@ _LONGEST_GAP_S = 0.005
 _LONGEST_HOLD_S = 1.0
 _STRAY_AFTER_S = 2.0
 _TIDY_EVERY_S = 30.0
+# A claim whose connection broke may be under way in the server still: it waits for a synchronous standby, or for the
+# disk, and is committed after a look that has not found it. So doubt lasts, and is never quite gone.
+_DOUBT_S = 10.0
+_LOOK_IN_DOUBT_S = 1.0
+_LOOK_ANYWAY_S = 30.0
 
 
 class _Batch(NamedTuple):
@@ -93,6 +98,8 @@ class Poller:
         self._unsure = False
         self._skipped = False
         self._strays: tuple[float, set[Any]] | None = None
+        self._doubt_until = 0.0
+        self._look_at = time.monotonic() + _LOOK_ANYWAY_S
         self.polls = 0
 
     def hint(self) -> None:
@@ -145,7 +152,7 @@ class Poller:
             return False
         worker = host.worker
         async with self._pool.connection() as conn:
-            if self._unsure:
+            if self._unsure or time.monotonic() >= self._look_at:
                 await self._take_up_strays(conn, worker)
             await self._strike_out(conn, worker)
             self._unsure = True  # until everything claimed is known to be here
@@ -250,9 +257,16 @@ class Poller:
         What is not here now may be a start under way, so only what is still not here some time later counts.
         """
         host = self._host
+        if self._unsure and self._strays is None:
+            self._doubt_until = time.monotonic() + _DOUBT_S
         cursor = await conn.execute(self._sql["owned"], (worker,))
         strays = {row[0] for row in await cursor.fetchall() if row[0].bytes not in host.instances}
         now = time.monotonic()
+        if now < self._doubt_until:
+            self._look_at = now + _LOOK_IN_DOUBT_S
+            host.loop.call_later(_LOOK_IN_DOUBT_S + 0.01, self.hint)
+        else:
+            self._look_at = now + _LOOK_ANYWAY_S
         if self._strays is None:
             self._strays = (now, strays) if strays else None
             host.loop.call_later(_STRAY_AFTER_S + 0.01, self.hint)
