@@ -31,7 +31,7 @@ chaos: setup  ## Ten minutes of faults, checked; the model; mutations. SECONDS=6
 setup-pgbouncer:
 	@scripts/setup_pgbouncer.sh
 
-bench: setup-bench  ## All benchmarks, a quarter of an hour; figures and pictures go to docs/benchmarks
+bench: setup-bench setup-pgbouncer  ## All benchmarks, a quarter of an hour; figures and pictures go to docs/benchmarks
 	@$(BIN)/python -m benchmarks.full $(ARGS)
 
 bench-quick: setup-bench  ## The main table of the benchmarks, a minute

@@ -71,9 +71,12 @@ class Lab:
         return self._loop.run_until_complete(work)
 
     @asynccontextmanager
-    async def engine(self, workflows: Iterable[Any] = (), **options: Any):  # type: ignore[no-untyped-def]
+    async def engine(  # type: ignore[no-untyped-def]
+        self, workflows: Iterable[Any] = (), *, dsn: str | None = None, **options: Any
+    ):
         """An engine on the benchmark's schema, with the workflows of `bench_load` and more of one's own."""
-        async with pgd.Engine(self.dsn, schema=self.schema, workflows=[*WORKFLOWS, *workflows], **options) as engine:
+        known = [*WORKFLOWS, *workflows]
+        async with pgd.Engine(dsn or self.dsn, schema=self.schema, workflows=known, **options) as engine:
             yield engine
 
     def bare(self) -> Bare:

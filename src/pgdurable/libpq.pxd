@@ -36,6 +36,7 @@ cdef extern from "libpq-fe.h":
         PQTRANS_INERROR
         PQTRANS_UNKNOWN
 
+    int PG_DIAG_SEVERITY
     int PG_DIAG_SEVERITY_NONLOCALIZED
     int PG_DIAG_SQLSTATE
     int PG_DIAG_MESSAGE_PRIMARY

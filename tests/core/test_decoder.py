@@ -107,6 +107,12 @@ SPOILT: dict[str, list[Message]] = {
     "an error without an SQLSTATE": [*FENCE, (b"E", b"SERROR\0Mhm\0\0"), READY],
     "an error of no fields": [*FENCE, (b"E", b"\0"), READY],
     "an error that ends the session": [*FENCE, *ROWS, error(b"57P01", b"going down", b"FATAL"), READY],
+    "a pooler's error that ends the session": [
+        *FENCE,
+        *ROWS,
+        (b"E", b"SFATAL\0C08P01\0Mserver conn crashed?\0\0"),
+        READY,
+    ],
     "a panic": [*FENCE, error(b"XX000", b"oh", b"PANIC"), READY],
     "rows asked for": [*FENCE, (b"G", b"\1\0\0"), READY],
     "rows offered": [*FENCE, (b"H", b"\1\0\0"), READY],

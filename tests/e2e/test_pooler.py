@@ -367,6 +367,57 @@ async def test_sessions_that_are_terminated_behind_the_pooler(ns: Pooled) -> Non
         await exactly_once(ns, engine, lambda: ns.terminate("pgdurable engine"))
 
 
+async def test_a_pooler_that_has_no_session_for_too_long(ns: Pooled) -> None:
+    """It ends the connections that wait. No step fails by that, and none is attempted twice."""
+    ns.bouncer.set(default_pool_size=1, query_wait_timeout=1)
+    ns.ledger()
+
+    @pgd.workflow
+    async def waits(n: int) -> int:
+        await asyncio.gather(enter(ns.schema, f"a {n}"), enter_in_thread(ns.schema, f"b {n}"), add(n, 1))
+        return n
+
+    async with ns.engine(waits) as engine, ns.client() as client:
+        with psycopg.connect(ns.bouncer.dsn) as holding:
+            await asyncio.to_thread(holding.execute, "select 1")
+            starting = [asyncio.create_task(engine.start(waits, n)) for n in range(5)]
+            await until(lambda: ns.bouncer.log.count("query_wait_timeout") > 5, "connections have waited too long")
+        handles = [await start for start in starting]
+        assert [await handle.result(60) for handle in handles] == list(range(5))
+        assert await (await client.get(handles[0].id)).status() == "completed"
+    assert ns.entries() == sorted(f"{kind} {n}" for n in range(5) for kind in "ab")
+    assert ns.one("select count(*) from @.history where kind = 'attempt' or attempt > 1") == 0
+
+
+async def test_steps_that_find_no_session_for_too_long(ns: Pooled) -> None:
+    ns.bouncer.set(default_pool_size=2, query_wait_timeout=1)
+    ns.ledger()
+    gate = asyncio.Event()
+
+    @pgd.step
+    async def pause() -> None:
+        await gate.wait()
+
+    @pgd.workflow
+    async def waits(n: int) -> int:
+        await pause()
+        await asyncio.gather(enter(ns.schema, f"a {n}"), enter_in_thread(ns.schema, f"b {n}"))
+        return n
+
+    async with ns.engine(waits) as engine:
+        handles = [await engine.start(waits, n) for n in range(5)]
+        await until(lambda: engine.metrics()["steps_running"] == 5, "all are at their pause")
+        with psycopg.connect(ns.bouncer.dsn) as one, psycopg.connect(ns.bouncer.dsn) as two:
+            for holding in (one, two):
+                await asyncio.to_thread(holding.execute, "select 1")
+            gate.set()
+            before = ns.bouncer.log.count("query_wait_timeout")
+            await until(lambda: ns.bouncer.log.count("query_wait_timeout") > before + 10, "steps have waited too long")
+        assert [await handle.result(60) for handle in handles] == list(range(5))
+    assert ns.entries() == sorted(f"{kind} {n}" for n in range(5) for kind in "ab")
+    assert ns.one("select count(*) from @.history where kind = 'attempt' or attempt > 1") == 0
+
+
 async def test_a_server_that_takes_no_writes_for_a_while(private_ns: Pooled) -> None:
     """Transaction steps too wait until it does, instead of failing."""
     ns = private_ns
@@ -387,6 +438,53 @@ async def test_a_server_that_takes_no_writes_for_a_while(private_ns: Pooled) -> 
             read_only(False)
         assert [await handle.result(60) for handle in handles] == list(range(10))
     assert len(ns.entries()) == 50
+
+
+async def test_what_a_pooler_tells_of_a_session_is_not_believed(private_ns: Pooled) -> None:
+    """It goes on telling new connections what the first session said when it was made."""
+    ns = private_ns
+    ns.ledger()
+    ns.bouncer.kill()
+    ns.sql("alter system set default_transaction_read_only = on")
+    ns.sql("select pg_reload_conf()")
+    ns.bouncer.start()
+    try:
+        await until(lambda: told(ns.bouncer.dsn) == b"on", "the pooler has seen a server that takes no writes")
+    finally:
+        ns.sql("set default_transaction_read_only = off")
+        ns.sql("alter system reset default_transaction_read_only")
+        ns.sql("select pg_reload_conf()")
+    await until(lambda: ns.sql("show default_transaction_read_only") != [("on",)], "it takes writes again")
+    assert told(ns.bouncer.dsn) == b"on"
+
+    @pgd.transaction
+    async def writes_nothing(tx: Any) -> None:
+        await tx.execute("set transaction read only")
+        await tx.execute(f"insert into {ns.schema}.ledger (entry) values ('no')")
+
+    @pgd.transaction
+    def writes_nothing_in_thread(tx: Any) -> None:
+        tx.execute("set transaction read only")
+        tx.execute(f"insert into {ns.schema}.ledger (entry) values ('no')")
+
+    @pgd.workflow
+    async def forbidden(in_thread: bool) -> None:
+        await (writes_nothing_in_thread if in_thread else writes_nothing)()
+
+    async with ns.engine(paced, forbidden) as engine:
+        assert await (await engine.start(paced, ns.schema, 1)).result(20) == 1
+        for in_thread in (False, True):
+            with pytest.raises(pgd.InstanceFailed, match="ReadOnlySqlTransaction"):
+                await (await engine.start(forbidden, in_thread)).result(20)
+        opened = ns.bouncer.log.count("login attempt")
+        assert await (await engine.start(paced, ns.schema, 2)).result(20) == 2
+        assert ns.bouncer.log.count("login attempt") - opened < 3  # they are used again
+    assert len(ns.entries()) == 10
+
+
+def told(dsn: str) -> bytes | None:
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        return conn.pgconn.parameter_status(b"default_transaction_read_only")
 
 
 # -- several processes --------------------------------------------------------------------------------------------

@@ -323,6 +323,8 @@ cdef class Flight:
 
     cdef int take_error(self, const PGresult *res) except -1:
         cdef const char *severity = PQresultErrorField(res, PG_DIAG_SEVERITY_NONLOCALIZED)
+        if severity == NULL:
+            severity = PQresultErrorField(res, PG_DIAG_SEVERITY)  # PgBouncer's own errors have this one only
         sqlstate = diagnostic(res, PG_DIAG_SQLSTATE)
         message = diagnostic(res, PG_DIAG_MESSAGE_PRIMARY) or \
             PQresultErrorMessage(res).decode(errors="replace").strip()

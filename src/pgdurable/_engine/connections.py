@@ -143,7 +143,7 @@ async def make_pool(
         timeout=timeout,
         reconnect_timeout=3.0,
         check=None,
-        reset=renew,
+        reset=None if route.pooled else renew,
         max_idle=60.0,
     )
     await pool.open()

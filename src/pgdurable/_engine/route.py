@@ -4,7 +4,7 @@ Behind a pooler nothing of a session is relied on: no lock, no LISTEN, no SET, n
 that uses it (unless the pooler keeps track of that). How a pooler is recognised:
 
 - PostgreSQL tells a new connection the process id of its session, for cancelling. A pooler hands out sessions later,
-  one after another, so it tells a number of its own: PgBouncer, PgCat, PgDog, Odyssey and Supavisor all do. The
+  one after another, so it tells a number of its own: PgBouncer does, and by their sources PgCat, PgDog and Odyssey. The
   session's real process id is one query away. They differ: somebody is in between. A pooler in session mode is taken
   for one as well, and so is a proxy with cancel keys of its own: some speed is lost, nothing else.
 - A pooler that knows prepared statements gives them names of its own, since clients choose the same ones. So one is

@@ -24,10 +24,19 @@ class StepShelf:
 
     Args:
         idle_s: seconds after which an unused connection goes back to the pool, which closes it in its own time.
+        renewed: whether connections go back that may write no more; behind a pooler what they tell of that is old.
     """
 
-    def __init__(self, pool: AsyncConnectionPool[AsyncStepConnection], max_size: int, *, idle_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        pool: AsyncConnectionPool[AsyncStepConnection],
+        max_size: int,
+        *,
+        idle_s: float = 30.0,
+        renewed: bool = True,
+    ) -> None:
         self._pool = pool
+        self._renewed = renewed
         self._max_size = max_size
         self._idle_s = idle_s
         self._idle: list[tuple[float, AsyncStepConnection]] = []  # the one used last at the end
@@ -72,7 +81,7 @@ class StepShelf:
             self._closed
             or pgconn.status != ConnStatus.OK
             or pgconn.transaction_status != TransactionStatus.IDLE
-            or read_only_for_good(conn)
+            or (self._renewed and read_only_for_good(conn))
         ):
             self._let_go()
             await self._pool.putconn(conn)

@@ -89,7 +89,7 @@ class Transactions:
             _TYPES,
         )
         self._careful: set[str | None] = set()  # the steps that deallocate what their connection has prepared
-        self._shelf = StepShelf(pool, max_size)
+        self._shelf = StepShelf(pool, max_size, renewed=not route.pooled)
         self._sync_pool: ConnectionPool[StepConnection] | None = None
         self._lock = threading.Lock()
 
@@ -269,7 +269,8 @@ class Transactions:
             if self._sync_pool is None:
                 self._sync_pool = ConnectionPool(
                     self._dsn, connection_class=StepConnection, kwargs=self._route.options, min_size=0,
-                    max_size=self._max_size, open=True, timeout=30.0, reset=_renew,
+                    max_size=self._max_size, open=True, timeout=30.0,
+                    reset=None if self._route.pooled else _renew,
                 )  # fmt: skip
             return self._sync_pool
 
