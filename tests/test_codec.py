@@ -312,7 +312,7 @@ def test_a_failing_dump_is_refused() -> None:
         def model_dump(self, **_: Any) -> Any:
             raise RuntimeError("no")
 
-    with pytest.raises(CodecError, match=r"RuntimeError: no.*at \$\[0\]"):
+    with pytest.raises(CodecError, match=r"it raises RuntimeError.*at \$\[0\]"):
         codec.encode([Broken()])
 
 

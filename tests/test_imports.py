@@ -25,6 +25,7 @@ FLOORS: list[set[str]] = [
     # Beside the building: knows nothing of workflows.
     {"embedded"},
     {"_embedded_supervisor"},
+    {"_secret"},
     {"errors"},
 ]
 FLOOR_OF = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

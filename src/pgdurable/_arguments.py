@@ -16,6 +16,7 @@ from zlib import crc32
 
 import msgspec
 
+from pgdurable._secret import SHOW_VALUES
 from pgdurable.codec import (
     SAFE,
     canonical,
@@ -229,7 +230,7 @@ class Signature:
                 raw = self._named(raw)
             values = msgspec.structs.astuple(decoder(raw))
         except (msgspec.MsgspecError, CodecError, RecursionError, ValueError, TypeError) as error:
-            raise self._unfit(data, error) from error
+            raise self._unfit(data, error) from (error if SHOW_VALUES else None)
         if self._plain:
             given = 0
             for value in values:
@@ -308,7 +309,7 @@ class Signature:
         try:
             stored = decode(canonical(data))
         except CodecError as broken:
-            return self._invalid(str(broken.__cause__), "no JSON")
+            return self._invalid(str(broken.__context__), "no JSON")
         if isinstance(stored, list):
             found = f"a list of {len(stored)}"
         elif isinstance(stored, dict):
@@ -324,8 +325,8 @@ class Signature:
             return self._invalid("it is neither an object nor a list", f"{type(stored).__name__}")
         if isinstance(error, msgspec.MsgspecError):
             problem = mismatch(error, "of that parameter", "input")
-            text = str(error).partition(" - at `")[0]
-            return self._invalid(f"{text} at {problem.path}", found)
+            text = (problem.detail or "").partition("; ")[2]
+            return self._invalid(f"{text[:1].upper()}{text[1:]} at {problem.path}", found)
         return self._invalid(str(error), found)
 
 

@@ -17,6 +17,7 @@ from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.database import Database
 from pgdurable._engine.inputs import Input, check_name, split_argument, start_params
 from pgdurable._engine.outcomes import Outcomes
+from pgdurable._secret import SHOW_VALUES, Dsn
 from pgdurable.codec import encode
 from pgdurable.errors import InstanceNotFound
 from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
@@ -53,6 +54,7 @@ class Client:
         max_connections: int = 4,
         pooler: bool | None = None,
     ) -> None:
+        dsn = None if dsn is None else Dsn(dsn)
         self.payload_limit = payload_limit
         self._database = Database(
             dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections,
@@ -129,7 +131,7 @@ class Client:
             try:
                 started = await _first(connection, self._database.sql["start"], params)
             except psycopg.Error as error:
-                raise self._database.explain(error) from error
+                raise self._database.explain(error) from (error if SHOW_VALUES else None)
             found = None if id is None else await _first(connection, self._database.sql["find_instance"], (id,))
         return Handle(self, uuid.UUID(started) if id is None else found or uuid.UUID(int=0), id, input.returns)
 
@@ -151,7 +153,7 @@ class Client:
             assert row is not None
             found = connection.execute(sql["find_instance"], (row[0],)).fetchone()
         except psycopg.Error as error:
-            raise self._database.explain(error) from error
+            raise self._database.explain(error) from (error if SHOW_VALUES else None)
         assert found is not None
         return Handle(self, found[0], id, input.returns)
 
@@ -208,7 +210,7 @@ class Client:
                         cast(Iterable[Any], arguments), lambda argument: input.encode(*split_argument(argument))
                     )
             except (psycopg.Error, PoolTimeout) as error:
-                raise self._database.explain(error) from error
+                raise self._database.explain(error) from (error if SHOW_VALUES else None)
             finally:
                 if sender.ids:
                     await sender.announce()

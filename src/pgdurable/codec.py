@@ -30,6 +30,7 @@ from uuid import UUID
 
 import msgspec
 
+from pgdurable._secret import SHOW_VALUES
 from pgdurable.errors import CodecError, PayloadTooLarge
 
 __all__ = [
@@ -86,7 +87,11 @@ def dec_hook(cls: Any, value: Any) -> Any:
                 return cls(value)
         elif issubclass(cls, deque) and isinstance(value, list):
             return cls(value)
-    raise TypeError(f"{getattr(cls, '__qualname__', cls)} cannot be rebuilt from JSON")
+    raise _NotRebuilt(f"{getattr(cls, '__qualname__', cls)} cannot be rebuilt from JSON")
+
+
+class _NotRebuilt(TypeError):
+    """Ours: its text holds no value."""
 
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=enc_hook, order="sorted").encode
@@ -244,11 +249,17 @@ def _encode_slowly(value: Any, what: str) -> bytes:
     except RecursionError:
         _refuse(what, "$", "nesting too deep for the stack that is left", "make it flatter")
     except Exception as error:
-        _refuse(what, "$", f"{type(error).__name__}: {error}", "pass values that have a JSON form")
+        _refuse(what, "$", _raised(error), "pass values that have a JSON form")
 
 
 def _refuse(what: str, path: str, found: str, hint: str) -> NoReturn:
-    raise CodecError(f"{what} cannot be stored as JSON: {found} at {path}", path=path, hint=hint)
+    # `from None`: what led here may hold the value.
+    raise CodecError(f"{what} cannot be stored as JSON: {found} at {path}", path=path, hint=hint) from None
+
+
+def _raised(error: Exception) -> str:
+    """An exception of somebody else's code: its text may hold the value."""
+    return f"{type(error).__name__}: {error}" if SHOW_VALUES else f"it raises {type_name(type(error))}"
 
 
 def type_name(cls: Any) -> str:
@@ -360,7 +371,7 @@ class _Plain:
             found = f"an object of type {type_name(type(value))}"
             _refuse(self.what, path, found, "pass JSON values, a dataclass, a msgspec struct or a pydantic model")
         except Exception as error:
-            found = f"{type_name(type(value))} that does not dump ({type(error).__name__}: {error})"
+            found = f"{type_name(type(value))} that does not dump ({_raised(error)})"
             _refuse(self.what, path, found, "make its dump to JSON work")
 
     def finite(self, value: Any, path: str) -> None:
@@ -426,7 +437,7 @@ def decode(data: bytes, type: Any = Any, *, what: str = "value") -> Any:
     try:
         return _decoder(type)(data)
     except Exception as error:
-        raise mismatch(error, type, what) from error
+        raise mismatch(error, type, what) from (error if SHOW_VALUES else None)
 
 
 def mismatch(error: Exception, annotation: Any, what: str) -> CodecError:
@@ -434,6 +445,7 @@ def mismatch(error: Exception, annotation: Any, what: str) -> CodecError:
     text, _, path = str(error).rpartition(" - at `")
     if not text:
         text, path = str(error), "$`"
+    text = _without_value(error, text)
     path = path.rstrip("`")
     wanted = getattr(annotation, "__qualname__", None) or str(annotation)
     if isinstance(error, RecursionError):
@@ -445,6 +457,30 @@ def mismatch(error: Exception, annotation: Any, what: str) -> CodecError:
         detail=f"annotation: {wanted}; {text}",
         hint="change the annotation, or the value that goes with it",
     )
+
+
+_ITS_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
+
+
+def _without_value(error: Exception, text: str) -> str:
+    """What msgspec says is wrong, without the value it is wrong of."""
+    cause = error.__cause__
+    if SHOW_VALUES or isinstance(error, (RecursionError, CodecError)):
+        return text
+    if cause is None:
+        return _ITS_VALUE.sub(r"\1", text) if isinstance(error, (msgspec.MsgspecError, TypeError)) else _raised(error)
+    # Raised by the type itself, which dec_hook has called.
+    if type(cause).__name__ == "ValidationError" and type(cause).__module__.startswith("pydantic"):
+        found = cause.errors(include_url=False, include_input=False, include_context=False)  # type: ignore[attr-defined]
+        return "; ".join(f"{'.'.join(map(str, each['loc'])) or '$'}: {_wrong(each)}" for each in found)
+    if isinstance(cause, _NotRebuilt):
+        return str(cause)
+    return _raised(cause) if isinstance(cause, Exception) else type_name(type(cause))
+
+
+def _wrong(found: dict[str, Any]) -> str:
+    """What pydantic says, where that is its own text."""
+    return str(found["type"] if found["type"] in ("value_error", "assertion_error") else found["msg"])
 
 
 def canonical(data: bytes | str) -> bytes:
@@ -467,7 +503,7 @@ def decode_stored(data: bytes | str, type: Any = Any, *, what: str = "value") ->
     try:
         raw = canonical(data)
     except Exception as error:
-        raise mismatch(error, type, what) from error
+        raise mismatch(error, type, what) from (error if SHOW_VALUES else None)
     return decode(raw, type, what=what)
 
 

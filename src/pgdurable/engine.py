@@ -20,6 +20,7 @@ from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
 from pgdurable._engine.trials import LEAST
 from pgdurable._engine.worker import Settings, Worker
+from pgdurable._secret import Dsn
 from pgdurable._store import migrations
 from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
 from pgdurable.errors import PgDurableError, UnknownWorkflow
@@ -89,6 +90,7 @@ class Engine(Client):
         guard: bool = True,
         pooler: bool | None = None,
     ) -> None:
+        dsn = None if dsn is None else Dsn(dsn)
         if max_backlog < 1:
             raise ValueError(f"max_backlog is at least 1, found {max_backlog}")
         looking = seconds(busy_wait) or 0.0

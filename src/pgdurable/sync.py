@@ -16,6 +16,7 @@ import psycopg
 from pgdurable import client as _client
 from pgdurable import engine as _engine
 from pgdurable._engine.metrics import Metrics
+from pgdurable._secret import Dsn
 from pgdurable.errors import PgDurableError
 from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
@@ -126,6 +127,7 @@ class Client:
     _face: type[_client.Client] = _client.Client
 
     def __init__(self, dsn: str | None = None, **options: Any) -> None:
+        dsn = None if dsn is None else Dsn(dsn)
         self._inner = self._face(dsn, **options)
         self._thread: _Thread | None = None
 

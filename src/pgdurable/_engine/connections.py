@@ -13,6 +13,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.route import DIRECT, Route, find_route
+from pgdurable._secret import Dsn, read_dsn, server_said
 from pgdurable.errors import ConnectionFailed
 
 __all__ = [
@@ -38,24 +39,16 @@ _DEFAULTS: dict[str, Any] = {
 }
 
 
-def resolve_dsn(dsn: str | None, *, application: str) -> str:
+def resolve_dsn(dsn: str | None, *, application: str) -> Dsn:
     """The conninfo to use: the one given, else $PGDURABLE_DSN, else libpq's own variables, with our defaults."""
-    given = dsn if dsn is not None else os.environ.get("PGDURABLE_DSN", "")
-    try:
-        params = conninfo_to_dict(given)
-    except psycopg.ProgrammingError as error:
-        raise ConnectionFailed(
-            f"the DSN cannot be read: {str(error).strip()}",
-            hint="It looks like postgresql://user@host:5432/database, or 'host=... dbname=...'.",
-        ) from None
-    return make_conninfo(
-        given,
-        **{
-            key: value
-            for key, value in {**_DEFAULTS, "application_name": application}.items()
-            if key not in params and not (key == "application_name" and "PGAPPNAME" in os.environ)
-        },
-    )
+    dsn = None if dsn is None else Dsn(dsn)
+    given, there = read_dsn(Dsn(dsn if dsn is not None else os.environ.get("PGDURABLE_DSN", "")))
+    missing = {
+        key: value
+        for key, value in {**_DEFAULTS, "application_name": application}.items()
+        if key not in there and not (key == "application_name" and "PGAPPNAME" in os.environ)
+    }
+    return Dsn(make_conninfo(given, **missing))
 
 
 def server_of(dsn: str) -> str:
@@ -71,7 +64,7 @@ def server_of(dsn: str) -> str:
 
 def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     """The error for a server that cannot be reached, refuses the login, or may not be used."""
-    text = str(error).strip()
+    text = server_said(error)
     lower = text.lower()
     if "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
         hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."

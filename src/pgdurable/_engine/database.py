@@ -14,6 +14,7 @@ from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
 from pgdurable._engine.ids import Ids
 from pgdurable._engine.route import DIRECT
+from pgdurable._secret import SHOW_VALUES, Dsn, server_said
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
@@ -51,6 +52,7 @@ class Database:
         max_connections: int,
         pooler: bool | None = None,
     ) -> None:
+        dsn = None if dsn is None else Dsn(dsn)
         self.dsn = resolve_dsn(dsn, application=application)
         self.schema = quote_schema(schema)
         self.sql = named_queries("client", schema)
@@ -124,13 +126,13 @@ class Database:
                     cursor = await conn.execute(self.sql[query], params)
                     return await cursor.fetchall()
             except PoolTimeout as error:
-                raise self.explain(error) from error
+                raise self.explain(error) from (error if SHOW_VALUES else None)
             except psycopg.OperationalError as error:
                 # A pooled connection may have died since it was last used. Reads are simply done again.
                 if tries <= 0:
-                    raise self.explain(error) from error
+                    raise self.explain(error) from (error if SHOW_VALUES else None)
             except psycopg.Error as error:
-                raise self.explain(error) from error
+                raise self.explain(error) from (error if SHOW_VALUES else None)
 
     async def one(self, query: str, params: Any) -> Any:
         """The first column of a named query's first row, or None."""
@@ -162,7 +164,7 @@ class Database:
             return kind(diag.message_primary or str(error), detail=diag.message_detail, hint=diag.message_hint)
         if is_passing(error):
             return connect_failed(self.dsn, error)
-        return PgDurableError(f"PostgreSQL refused: {str(error).strip()}")
+        return PgDurableError(f"PostgreSQL refused: {server_said(error)}")
 
 
 def _from_environment() -> bool | None:

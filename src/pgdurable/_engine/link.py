@@ -116,7 +116,7 @@ class Link:
     async def _connect(self) -> None:
         # Shielded: the thread that connects cannot be interrupted, and must be done before anyone closes.
         self._connecting = self._loop.run_in_executor(
-            None, self._flusher.connect, self._dsn, self._worker, self._setup, self.prepared
+            None, self._flusher.connect, str(self._dsn), self._worker, self._setup, self.prepared
         )  # fmt: skip
         await asyncio.shield(self._connecting)
 

@@ -21,6 +21,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.tasks import heed_cancel, within
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries, quote_schema
 
 __all__ = ["Membership"]
@@ -166,7 +167,7 @@ class Membership:
                 complained = False
             except (psycopg.Error, asyncio.TimeoutError, OSError) as error:
                 if not complained:
-                    logger.warning("cannot renew the lease of worker %s: %s", self.worker, error)
+                    logger.warning("cannot renew the lease of worker %s: %s", self.worker, server_said(error))
                 complained = True
             missed = any(absent_since is not None for _, _, absent_since in self._seen.values())
             await asyncio.sleep(_LOOK_AGAIN_S if missed else self.interval)

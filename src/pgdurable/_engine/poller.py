@@ -25,6 +25,7 @@ from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.upkeep import Upkeep
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Poller"]
@@ -137,7 +138,7 @@ class Poller:
                 if getattr(error, "sqlstate", None) == "PGD01":
                     self._host.on_fenced()
                 elif not complained:
-                    logger.warning("cannot look for work: %s", error)
+                    logger.warning("cannot look for work: %s", server_said(error))
                     complained = True
                 more = False
             if not more:

@@ -16,6 +16,7 @@ from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import is_passing
 from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import end_tasks
+from pgdurable._secret import SHOW_VALUES, server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import InvalidId, PgDurableError
 from pgdurable.workflow import Workflow
@@ -158,7 +159,8 @@ class KeyedStarts:
                     params = (None, *params[1:])
                     worker = None
                 elif not is_passing(error):
-                    raise
+                    refusal = PgDurableError(f"PostgreSQL refused: {server_said(error)}")
+                    raise refusal from (error if SHOW_VALUES else None)
             # The ids make a second try harmless: what was committed is found there.
             again = True
             await asyncio.sleep(wait)

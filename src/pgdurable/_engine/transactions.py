@@ -30,6 +30,7 @@ from pgdurable._engine.step_connection import AsyncStepConnection, StepConnectio
 from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
 from pgdurable._engine.tasks import within
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
 from pgdurable.errors import CodecError
@@ -334,7 +335,7 @@ class Transactions:
                     row = await cursor.fetchone()
                     return _VOIDED if row is None else micros(row[0])
             except (psycopg.OperationalError, psycopg.InterfaceError) as error:
-                logger.debug("outcome of %s not known yet: %s", run.command.name, error)
+                logger.debug("outcome of %s not known yet: %s", run.command.name, server_said(error))
             await asyncio.sleep(wait)
             wait = min(wait * 2, 1.0)
 

@@ -19,6 +19,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.clock import micros
 from pgdurable._engine.tasks import heed_cancel
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import PgDurableError
 
@@ -136,5 +137,5 @@ class Upkeep:
                 await self.make_partitions()
                 wait = _EVERY_S
             except (psycopg.Error, OSError) as error:
-                logger.warning("cannot make partitions ahead: %s", error)
+                logger.warning("cannot make partitions ahead: %s", server_said(error))
                 wait = _SOON_S

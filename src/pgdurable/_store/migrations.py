@@ -22,6 +22,7 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgdurable._secret import Dsn, read_dsn, server_said
 from pgdurable._store import roles as rights
 from pgdurable._store.sql import quote_schema, split_commands, sql_files, substitute
 from pgdurable.errors import ConnectionFailed, PgDurableError, SchemaError
@@ -227,6 +228,7 @@ def migrate(
         ConnectionFailed: no connection, or the server is read-only. Safe to try again.
     """
     schema = quote_schema(schema)
+    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
     with _connected(dsn_or_conn) as conn, _explained(schema):
         _require_server(conn)
         if role_prefix is not None:
@@ -345,6 +347,7 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
         ConnectionFailed: no connection, or the server is read-only.
     """
     schema = quote_schema(schema)
+    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
     with _connected(dsn_or_conn) as conn, _explained(schema):
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
             cur.execute(_LOCK, (schema,), prepare=False)
@@ -395,13 +398,14 @@ def _connected(dsn_or_conn: str | psycopg.Connection[Any]) -> Iterator[psycopg.C
     if not isinstance(dsn_or_conn, str):
         yield dsn_or_conn
         return
+    dsn_or_conn, _ = read_dsn(Dsn(dsn_or_conn))
     try:
         conn = psycopg.connect(dsn_or_conn, autocommit=True)
     except psycopg.Error as error:
         raise ConnectionFailed(
             f"connecting to the server failed: {_text(error)}",
             hint="Check that the server runs, and the host, database, user and password of the DSN.",
-        ) from error
+        ) from None
     with conn:
         yield conn
 
@@ -417,25 +421,26 @@ def _explained(schema: str) -> Iterator[None]:
         raise ConnectionFailed(
             f"changing schema {schema} failed: the server is read-only ({_text(error)})",
             hint="Connect to the primary; for a DSN with several hosts add target_session_attrs=read-write.",
-        ) from error
+        ) from None
     except psycopg.errors.InsufficientPrivilege as error:
         raise SchemaError(
             f"the role may not use schema {schema} so: {_text(error)}",
             hint="To migrate, a role must own the schema, or be granted create on the database; "
             f"to run, usage on schema {schema} and its tables.",
-        ) from error
+        ) from None
     except psycopg.OperationalError as error:
         raise ConnectionFailed(
             f"the server failed while schema {schema} was worked on: {_text(error)}",
             hint="Nothing was changed. Try again.",
-        ) from error
+        ) from None
     except psycopg.DatabaseError as error:
         raise SchemaError(
             f"the server refused a command for schema {schema}: {_text(error)}",
-            detail=error.diag.message_detail,
+            # Of what is wrong with data (a constraint that rows violate) the detail would be the data.
+            detail=None if (error.sqlstate or "")[:2] in ("22", "23") else error.diag.message_detail,
             hint=error.diag.message_hint or "Nothing was changed.",
-        ) from error
+        ) from None
 
 
 def _text(error: psycopg.Error) -> str:
-    return (error.diag.message_primary or str(error)).strip()
+    return server_said(error)

@@ -7,7 +7,7 @@ import os
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, NoReturn
 
 import psycopg
@@ -16,6 +16,7 @@ from psycopg.rows import dict_row
 
 from pgdurable import sync
 from pgdurable._engine.connections import connect_failed, resolve_dsn
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import InvalidInput, PgDurableError, SchemaError
 
@@ -51,9 +52,9 @@ class Target:
         given_dsn, given_schema: what the command line said, or None.
     """
 
-    dsn: str
+    dsn: str = field(repr=False)
     schema: str
-    given_dsn: str | None
+    given_dsn: str | None = field(repr=False)
     given_schema: str | None
 
     def client(self) -> sync.Client:
@@ -96,7 +97,7 @@ class Session:
                 hint=f"Grant it usage on schema {self._where.schema}, and select on the tables in it.",
             ) from None
         except psycopg.Error as error:
-            raise PgDurableError(f"PostgreSQL refused: {str(error).strip()}") from None
+            raise PgDurableError(f"PostgreSQL refused: {server_said(error)}") from None
 
     def row(self, query: str, *params: Any, file: str = "doctor") -> dict[str, Any]:
         """The one row of such a query."""
