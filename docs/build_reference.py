@@ -30,14 +30,14 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
-        ("handle", "Entry"), ("handle", "Starts"),
+        ("handle", "Entry"), ("handle", "Starts"), ("encryption", "Encryption"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [
         ("errors", name)
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
-            "InstanceFinished CodecError PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
+            "InstanceFinished CodecError PayloadSealed PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
             "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout"
         ).split()
     ],

@@ -1,7 +1,8 @@
 -- Starts an instance of a workflow, in the caller's transaction: it exists when that commits.
 --
 -- Arguments: workflow name; input as a JSON object by parameter name (or an array of positional arguments);
--- `id` makes the start idempotent: the same id again gives the same instance and starts nothing.
+-- `id` makes the start idempotent: the same id again gives the same instance and starts nothing; `instance` is the new
+-- instance's uuid, for clients that have to know it before (a UUIDv7 of now; see new_id).
 -- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller, always.
 -- Locks: with `id`, the new key's index entry until the caller commits.
 -- Returns: `id`, or the new instance's uuid as text.
@@ -14,13 +15,14 @@ create or replace function @extschema@.start(
     queue text default 'default',
     priority int default 0,
     delay interval default null,
-    labels jsonb default null)
+    labels jsonb default null,
+    instance uuid default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    new_id uuid := @extschema@.new_id();
+    new_id uuid := coalesce(instance, @extschema@.new_id());
     there record;
 begin
     if workflow is null or workflow = '' then

@@ -2,7 +2,7 @@
 
 -- name: start
 select @extschema@.start(%s, %s::jsonb, id => %s, version => %s, queue => %s, priority => %s,
-                         delay => make_interval(secs => %s), labels => %s::jsonb)
+                         delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s)
 
 -- name: start_keyed
 select place, instance_id, created, at

@@ -8,6 +8,7 @@ from pgdurable import sync
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
 from pgdurable.context import now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
+from pgdurable.encryption import Encryption
 from pgdurable.engine import Engine
 from pgdurable.errors import (
     CodecError,
@@ -21,6 +22,7 @@ from pgdurable.errors import (
     InvalidInput,
     NonDeterminismError,
     NonRetryable,
+    PayloadSealed,
     PayloadTooLarge,
     PgDurableError,
     Quarantined,
@@ -41,6 +43,7 @@ __all__ = [
     "CodecError",
     "ConnectionFailed",
     "EmbeddedServer",
+    "Encryption",
     "Engine",
     "Entry",
     "FencedError",
@@ -54,6 +57,7 @@ __all__ = [
     "InvalidInput",
     "NonDeterminismError",
     "NonRetryable",
+    "PayloadSealed",
     "PayloadTooLarge",
     "PgDurableError",
     "Quarantined",

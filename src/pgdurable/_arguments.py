@@ -16,6 +16,7 @@ from zlib import crc32
 
 import msgspec
 
+from pgdurable._mismatch import mismatch, type_name
 from pgdurable._secret import SHOW_VALUES
 from pgdurable.codec import (
     SAFE,
@@ -24,8 +25,6 @@ from pgdurable.codec import (
     decode,
     enc_hook,
     encode,
-    mismatch,
-    type_name,
 )
 from pgdurable.errors import CodecError, InvalidInput
 

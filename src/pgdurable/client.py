@@ -19,6 +19,7 @@ from pgdurable._engine.inputs import Input, check_name, split_argument, start_pa
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._secret import SHOW_VALUES, Dsn
 from pgdurable.codec import encode
+from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceNotFound
 from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
 from pgdurable.workflow import Workflow
@@ -41,6 +42,7 @@ class Client:
         max_connections: connections it may open.
         pooler: whether a pooler (PgBouncer in transaction mode, say) is in between, so that no session is ours for
             longer than a transaction. Default: $PGDURABLE_POOLER (1 or 0), else it finds out when it opens.
+        encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
     """
 
     _application: ClassVar[str] = "pgdurable client"
@@ -53,12 +55,13 @@ class Client:
         payload_limit: int = PAYLOAD_LIMIT,
         max_connections: int = 4,
         pooler: bool | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         self.payload_limit = payload_limit
         self._database = Database(
             dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections,
-            pooler=pooler,
+            pooler=pooler, encryption=encryption,
         )  # fmt: skip
         self.schema = self._database.schema
         self._outcomes = Outcomes(self._database, self._runs_here)
@@ -121,7 +124,7 @@ class Client:
         input = Input(workflow, self.payload_limit)
         params = start_params(
             input, args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
-            labels=labels,
+            labels=labels, database=self._database,
         )  # fmt: skip
         if connection is None:
             await self._admit()
@@ -146,7 +149,7 @@ class Client:
     ) -> Handle[Any]:
         """Starts inside a blocking connection's open transaction, for `pgdurable.sync`."""
         input = Input(workflow, self.payload_limit)
-        params = start_params(input, args, id=id, **options)
+        params = start_params(input, args, id=id, database=self._database, **options)
         sql = self._database.sql
         try:
             row = connection.execute(sql["start"], params).fetchone()
@@ -250,8 +253,13 @@ class Client:
     async def signal(self, id: str, name: str, payload: Any = None) -> None:
         """Sends a signal to an instance by id. As `Handle.signal`."""
         data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
+        text = _asked(id)
+        check_name(name, "a signal's name")
         await self._admit()
-        await self._database.one("signal", (_asked(id), check_name(name, "a signal's name"), data.decode()))
+        if (encryption := self._database.encryption) is not None:
+            instance = (await self.get(text)).instance_id
+            data = encryption.seal(instance.bytes, f"signal {name}", data)
+        await self._database.one("signal", (text, name, data.decode()))
 
     async def list(
         self,
@@ -298,7 +306,13 @@ class Client:
                 f"no instance has the id {instance_id}", hint="It may have been deleted since it was started."
             )
         row = rows[0]
-        return info_of(row[:16], *(from_json(text) for text in row[16:20]))
+        texts = row[16:20]
+        if (encryption := self._database.encryption) is not None:
+            places = ("input", "output", "error")[: 2 if row[4] == "paused" else 3]  # the reason of a pause is plain
+            texts = [encryption.open(instance_id, place, texts[n]) for n, place in enumerate(places)] + [
+                *texts[len(places) :]
+            ]
+        return info_of(row[:16], *(from_json(text) for text in texts))
 
     def _runs_here(self, id: bytes) -> bool:
         return False

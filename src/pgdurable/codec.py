@@ -30,8 +30,9 @@ from uuid import UUID
 
 import msgspec
 
+from pgdurable._mismatch import NotRebuilt, mismatch, raised, type_name
 from pgdurable._secret import SHOW_VALUES
-from pgdurable.errors import CodecError, PayloadTooLarge
+from pgdurable.errors import CodecError, PayloadSealed, PayloadTooLarge
 
 __all__ = [
     "MAX_DEPTH",
@@ -87,11 +88,7 @@ def dec_hook(cls: Any, value: Any) -> Any:
                 return cls(value)
         elif issubclass(cls, deque) and isinstance(value, list):
             return cls(value)
-    raise _NotRebuilt(f"{getattr(cls, '__qualname__', cls)} cannot be rebuilt from JSON")
-
-
-class _NotRebuilt(TypeError):
-    """Ours: its text holds no value."""
+    raise NotRebuilt(f"{getattr(cls, '__qualname__', cls)} cannot be rebuilt from JSON")
 
 
 _encode: Callable[[Any], bytes] = msgspec.json.Encoder(enc_hook=enc_hook, order="sorted").encode
@@ -249,22 +246,12 @@ def _encode_slowly(value: Any, what: str) -> bytes:
     except RecursionError:
         _refuse(what, "$", "nesting too deep for the stack that is left", "make it flatter")
     except Exception as error:
-        _refuse(what, "$", _raised(error), "pass values that have a JSON form")
+        _refuse(what, "$", raised(error), "pass values that have a JSON form")
 
 
 def _refuse(what: str, path: str, found: str, hint: str) -> NoReturn:
     # `from None`: what led here may hold the value.
     raise CodecError(f"{what} cannot be stored as JSON: {found} at {path}", path=path, hint=hint) from None
-
-
-def _raised(error: Exception) -> str:
-    """An exception of somebody else's code: its text may hold the value."""
-    return f"{type(error).__name__}: {error}" if SHOW_VALUES else f"it raises {type_name(type(error))}"
-
-
-def type_name(cls: Any) -> str:
-    module, name = getattr(cls, "__module__", "?"), getattr(cls, "__qualname__", repr(cls))
-    return name if module == "builtins" else f"{module}.{name}"
 
 
 def _join(path: str, key: str) -> str:
@@ -371,7 +358,7 @@ class _Plain:
             found = f"an object of type {type_name(type(value))}"
             _refuse(self.what, path, found, "pass JSON values, a dataclass, a msgspec struct or a pydantic model")
         except Exception as error:
-            found = f"{type_name(type(value))} that does not dump ({_raised(error)})"
+            found = f"{type_name(type(value))} that does not dump ({raised(error)})"
             _refuse(self.what, path, found, "make its dump to JSON work")
 
     def finite(self, value: Any, path: str) -> None:
@@ -440,47 +427,23 @@ def decode(data: bytes, type: Any = Any, *, what: str = "value") -> Any:
         raise mismatch(error, type, what) from (error if SHOW_VALUES else None)
 
 
-def mismatch(error: Exception, annotation: Any, what: str) -> CodecError:
-    """The `CodecError` for what msgspec raised while decoding `what` as `annotation`."""
-    text, _, path = str(error).rpartition(" - at `")
-    if not text:
-        text, path = str(error), "$`"
-    text = _without_value(error, text)
-    path = path.rstrip("`")
-    wanted = getattr(annotation, "__qualname__", None) or str(annotation)
-    if isinstance(error, RecursionError):
-        text = "nesting too deep for the stack that is left"
-    text = text[:1].lower() + text[1:]
-    return CodecError(
-        f"{what} does not fit its annotation {wanted}: {text} at {path}",
-        path=path,
-        detail=f"annotation: {wanted}; {text}",
-        hint="change the annotation, or the value that goes with it",
+SEALED = "$pgdurable:sealed"
+"""The one key of a JSON object that stands for an encrypted value; see encryption.py."""
+_SEALED_HEAD = f'{{"{SEALED}"'.encode()
+
+
+def _sealed(raw: bytes) -> PayloadSealed:
+    try:
+        box = dict(_decode_any(raw)[SEALED])
+    except Exception:
+        box = {}
+    key, why = str(box.get("key", "")), box.get("why") or "no encryption is set up here"
+    return PayloadSealed(
+        f"encrypted with key {key!r}: {why}" if key else f"an encrypted value cannot be read: {why}",
+        key=key,
+        hint="Nothing is lost. Give Engine or Client encryption=Encryption(...) with the right key; then resume what "
+        "is paused: pgdurable resume ID.",
     )
-
-
-_ITS_VALUE = re.compile(r"(Invalid (?:enum )?value) .*", re.DOTALL)
-
-
-def _without_value(error: Exception, text: str) -> str:
-    """What msgspec says is wrong, without the value it is wrong of."""
-    cause = error.__cause__
-    if SHOW_VALUES or isinstance(error, (RecursionError, CodecError)):
-        return text
-    if cause is None:
-        return _ITS_VALUE.sub(r"\1", text) if isinstance(error, (msgspec.MsgspecError, TypeError)) else _raised(error)
-    # Raised by the type itself, which dec_hook has called.
-    if type(cause).__name__ == "ValidationError" and type(cause).__module__.startswith("pydantic"):
-        found = cause.errors(include_url=False, include_input=False, include_context=False)  # type: ignore[attr-defined]
-        return "; ".join(f"{'.'.join(map(str, each['loc'])) or '$'}: {_wrong(each)}" for each in found)
-    if isinstance(cause, _NotRebuilt):
-        return str(cause)
-    return _raised(cause) if isinstance(cause, Exception) else type_name(type(cause))
-
-
-def _wrong(found: dict[str, Any]) -> str:
-    """What pydantic says, where that is its own text."""
-    return str(found["type"] if found["type"] in ("value_error", "assertion_error") else found["msg"])
 
 
 def canonical(data: bytes | str) -> bytes:
@@ -489,6 +452,8 @@ def canonical(data: bytes | str) -> bytes:
     jsonb always writes ``": "`` after a key and `encode` never does, so what has at most one needs no sorting.
     """
     raw = data.encode() if isinstance(data, str) else bytes(data)
+    if raw.startswith(_SEALED_HEAD):
+        raise _sealed(raw)
     if raw.count(b'": ') > 1:
         return _encode(_decode_verbatim(raw))
     return raw
@@ -502,6 +467,9 @@ def decode_stored(data: bytes | str, type: Any = Any, *, what: str = "value") ->
     """
     try:
         raw = canonical(data)
+    except PayloadSealed as sealed:
+        sealed.message = f"{what} is {sealed.message}"
+        raise
     except Exception as error:
         raise mismatch(error, type, what) from (error if SHOW_VALUES else None)
     return decode(raw, type, what=what)

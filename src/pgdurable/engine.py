@@ -23,6 +23,7 @@ from pgdurable._engine.worker import Settings, Worker
 from pgdurable._secret import Dsn
 from pgdurable._store import migrations
 from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
+from pgdurable.encryption import Encryption
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import seconds
 from pgdurable.workflow import Registry, Workflow, registry
@@ -65,6 +66,7 @@ class Engine(Client):
         pooler: as for `Client`. Behind a pooler the engine hears no notifications, so what others start or signal is
             seen at the next look (`poll_interval`), and when it is killed its instances go on elsewhere once its lease
             has run out. Default: it finds out when it opens.
+        encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
     """
 
     _application = "pgdurable engine"
@@ -89,6 +91,7 @@ class Engine(Client):
         quarantine_after: int | None = 5,
         guard: bool = True,
         pooler: bool | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         if max_backlog < 1:
@@ -98,7 +101,7 @@ class Engine(Client):
             raise ValueError(f"busy_wait is between 0 and {MOST_S:g} seconds, found {looking:g}")
         if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
             raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
-        super().__init__(dsn, schema=schema, payload_limit=payload_limit, pooler=pooler)
+        super().__init__(dsn, schema=schema, payload_limit=payload_limit, pooler=pooler, encryption=encryption)
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate
         self._settings = Settings(

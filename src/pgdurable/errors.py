@@ -18,6 +18,7 @@ __all__ = [
     "InvalidInput",
     "NonDeterminismError",
     "NonRetryable",
+    "PayloadSealed",
     "PayloadTooLarge",
     "PgDurableError",
     "Quarantined",
@@ -102,6 +103,20 @@ class CodecError(PgDurableError):
 
 class PayloadTooLarge(CodecError):
     """An encoded value is over the payload limit (1 MiB unless configured)."""
+
+
+class PayloadSealed(PgDurableError):
+    """A stored value is encrypted, and the key is not here, or does not open it. Nothing is lost.
+
+    A workflow that needs it is paused: give its worker the key, then resume it.
+
+    Attributes:
+        key: the key's name.
+    """
+
+    def __init__(self, message: str, *, key: str = "", detail: str | None = None, hint: str | None = None) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.key = key
 
 
 class FencedError(PgDurableError):

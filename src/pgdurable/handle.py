@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
+import msgspec
+
 from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
-from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PgDurableError, Quarantined
+from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PayloadSealed, PgDurableError, Quarantined
 from pgdurable.retry import seconds
 
 if TYPE_CHECKING:
@@ -172,7 +174,14 @@ class Handle(Generic[T]):
         last = 0
         while True:
             rows = await client._rows("history", (self.instance_id, last, 1000))
-            for event_id, kind, seq, name, attempt, payload, error, elapsed_ms, at in rows:
+            for row in rows:
+                if (encryption := client._database.encryption) is not None:
+                    event_id, kind, seq, name, attempt, payload, error, *_ = row
+                    opened = encryption.open_history(
+                        (self._bytes, event_id, kind, seq, name, attempt, None, payload, error, None)
+                    )
+                    row = (*row[:5], *opened[7:9], *row[7:])
+                event_id, kind, seq, name, attempt, payload, error, elapsed_ms, at = row
                 yield Entry(
                     event_id, kind, seq, name, attempt, from_json(payload), from_json(error), elapsed_ms, at
                 )  # fmt: skip
@@ -230,8 +239,12 @@ class Starts(Sequence[H]):
         return f"<Starts of {len(self)} instances>"
 
 
-def from_json(text: str | None) -> Any:
-    return None if text is None else decode_stored(text)
+def from_json(text: str | bytes | None) -> Any:
+    """The value for people to look at: what is encrypted stays so."""
+    try:
+        return None if text is None else decode_stored(text)
+    except PayloadSealed:
+        return msgspec.json.decode(text or b"null")
 
 
 def info_of(row: Any, *payloads: Any) -> InstanceInfo:

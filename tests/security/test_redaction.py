@@ -404,6 +404,7 @@ async def test_history_that_no_longer_fits_is_not_shown(ns: Namespace, heard: Ca
 
     async with ns.engine(asks), ns.client() as client:
         handle = await client.get(handle.instance_id)
+        await handle.signal("go")  # what only waits is replayed when something comes
         await status_is(handle, "paused")
         told = await not_shown(lambda: handle.result(timeout=30), pgd.InstancePaused)
         assert "Colour" in told

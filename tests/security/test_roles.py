@@ -283,7 +283,10 @@ def test_nobody_submits_as_somebody_else(house: House, attempt: str) -> None:
 
 def test_it_may_be_done_again_and_again(house: House) -> None:
     def acl() -> Any:
-        return house.rows("owner", "select relname, relacl::text from pg_class where relnamespace = '@'::regnamespace")
+        return sorted(
+            house.rows("owner", "select relname, relacl::text from pg_class where relnamespace = '@'::regnamespace"),
+            key=str,
+        )
 
     before = acl()
     for _ in range(2):

@@ -78,6 +78,7 @@ class BulkSender:
         self._patience = patience
         self._admit = admit
         self._by_function = False
+        self._seal = None if database.encryption is None else database.encryption.seal
         self.ids = bytearray()
         self._timed = -_TIMED_FOR_S
 
@@ -98,7 +99,12 @@ class BulkSender:
         self._rows.take()
         for row in range(first, last, _ROWS_AT_ONCE):
             end = min(row + _ROWS_AT_ONCE, last)
-            self._rows.add_table(columns.table, row, end, ids[16 * (row - first) : 16 * (end - first)])
+            if self._seal is None:
+                self._rows.add_table(columns.table, row, end, ids[16 * (row - first) : 16 * (end - first)])
+            else:
+                for one in range(row, end):
+                    id = ids[16 * (one - first) : 16 * (one - first) + 16]
+                    self._rows.add(id, self._seal(id, "input", columns.table.row(one)))
             yield self._rows.take()
 
     async def send_objects(
@@ -106,13 +112,14 @@ class BulkSender:
     ) -> None:
         """One start per element; the next commit fills while one is under way."""
         sending: asyncio.Task[None] | None = None
-        rows = self._rows
+        rows, seal = self._rows, self._seal
         try:
             ids = b""
             async for batch in batches(arguments):
                 more = await self._new_ids(len(batch))
                 for place, argument in enumerate(batch):
-                    rows.add(more[16 * place : 16 * place + 16], encoded(argument))
+                    id = more[16 * place : 16 * place + 16]
+                    rows.add(id, encoded(argument) if seal is None else seal(id, "input", encoded(argument)))
                 ids += more
                 if len(rows) >= _OBJECTS_A_COMMIT or rows.nbytes >= _BYTES_A_COMMIT:
                     if sending is not None:

@@ -17,6 +17,7 @@ from pgdurable._engine.route import DIRECT
 from pgdurable._secret import SHOW_VALUES, Dsn, server_said
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
+from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
 
 __all__ = ["Database"]
@@ -51,7 +52,9 @@ class Database:
         application: str,
         max_connections: int,
         pooler: bool | None = None,
+        encryption: Encryption | None = None,
     ) -> None:
+        self.encryption = encryption
         dsn = None if dsn is None else Dsn(dsn)
         self.dsn = resolve_dsn(dsn, application=application)
         self.schema = quote_schema(schema)

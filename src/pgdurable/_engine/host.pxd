@@ -4,7 +4,7 @@ from pgdurable._engine.journal cimport Journal
 
 cdef class Host:
     cdef public Journal journal
-    cdef public object flusher, clock, registry, loop, crew, threads, transactions, worker
+    cdef public object encryption, flusher, clock, registry, loop, crew, threads, transactions, worker
     cdef public object payload_limit
     cdef public bint fenced, draining
     cdef public dict instances

@@ -26,7 +26,8 @@ from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import decode_stored
-from pgdurable.errors import PgDurableError
+from pgdurable.encryption import Encryption, SealedFlusher
+from pgdurable.errors import PayloadSealed, PgDurableError
 from pgdurable.workflow import Registry, Workflow
 
 if TYPE_CHECKING:
@@ -50,9 +51,11 @@ class Host:
         payload_limit: int,
         threads: int,
         park_after: float = PARK_AFTER_S,
+        encryption: Encryption | None = None,
     ) -> None:
         self.journal = journal
-        self.flusher = journal.flusher
+        self.encryption = encryption
+        self.flusher = journal.flusher if encryption is None else SealedFlusher(journal.flusher, encryption)
         self.clock = journal.clock
         self.registry = registry
         self.payload_limit = payload_limit
@@ -138,7 +141,12 @@ class Host:
         except PgDurableError as error:
             error.message = f"{hosted.label}: {error.message}"
             hosted.machine = AsyncMachine(hosted.label, str(definition), id, started_us, _nothing)
-            self.release(hosted, "failed", error=encode_error(error))
+            status = "failed"
+            if isinstance(error, PayloadSealed):
+                status = "paused"
+                error.message = f"{hosted.label}: its input is {error.message}"
+                logger.error("%s", error)
+            self.release(hosted, status, error=encode_error(error))
             return None
         hosted.machine = self._machine(hosted, definition, args, kwargs, started_us)
         return hosted
@@ -190,10 +198,19 @@ class Host:
             hosted.consumed = set()
         if seq in hosted.consumed or kind != "signal" or name is None:
             return
+        data = (payload if payload is not None else "null").encode()
+        try:
+            opened = data if self.encryption is None else self.encryption.open(id, f"signal {name}", data)
+            value = decode_stored(opened or data, what=f"signal {name!r}")
+        except PayloadSealed as error:
+            # It stays in the queue, and comes again when the instance does.
+            error.message = f"{hosted.label}: {error.message}"
+            logger.error("%s", error)
+            self.release(hosted, "paused", error=encode_error(error))
+            return
         hosted.consumed.add(seq)
         self.parking.busy(hosted)
-        data = (payload if payload is not None else "null").encode()
-        hosted.record("signal", SignalRecord(hosted, name, decode_stored(data)), name=name, payload=data, event_seq=seq)
+        hosted.record("signal", SignalRecord(hosted, name, value), name=name, payload=data, event_seq=seq)
         if probes.armed:
             probes.reach("signal.recorded")
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import uuid
 from datetime import timedelta
 from typing import Any
 
+from pgdurable._engine.database import Database
 from pgdurable._engine.ids import check_key
 from pgdurable.codec import encode
 from pgdurable.errors import InvalidInput
@@ -77,15 +79,21 @@ def start_params(
     priority: int = 0,
     delay: float | timedelta | None = None,
     labels: dict[str, Any] | None = None,
+    database: Database,
 ) -> tuple[Any, ...]:
     """The parameters of SQL's function `start`. What they mean and raise: see `Client.start`."""
     data = input.encode(args, kwargs)
+    instance = None
+    if database.encryption is not None:  # it binds the input to the instance, so that has to have its id
+        raw = database.ids.new_id()
+        instance = uuid.UUID(bytes=raw)
+        data = database.encryption.seal(raw, "input", data)
     if id is not None:
         check_key(id)
     return (
         input.name, data.decode(), id, input.version(version), check_name(queue, "a queue's name"), priority,
         seconds(delay) or 0.0,
-        None if labels is None else encode(labels, what="labels").decode(),
+        None if labels is None else encode(labels, what="labels").decode(), instance,
     )  # fmt: skip
 
 

@@ -71,6 +71,7 @@ class Outcomes:
 
     async def _watch(self) -> None:
         pause = 0.005
+        encryption = self._database.encryption
         while self._waiting:
             heed_cancel()
             asked = [uuid.UUID(bytes=id) for id in self._waiting if not self._runs_here(id)]
@@ -82,6 +83,10 @@ class Outcomes:
                     rows = []
                 for id, status, output, error in rows:
                     news += 1
+                    if encryption is not None:
+                        output = encryption.open(id, "output", output)
+                        if status != "paused":  # whose reason is the engine's own
+                            error = encryption.open(id, "error", error)
                     self.tell(id.bytes, (status, output, error))
             pause = 0.005 if news else min(pause * 1.5, 0.5)
             self._watch_now.clear()

@@ -229,9 +229,12 @@ class Poller:
 
     async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
         history: dict[int, list[Any]] = defaultdict(list)
+        encryption = self._host.encryption
         if rows:
             cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
             for entry in await cursor.fetchall():
+                if encryption is not None:
+                    entry = encryption.open_history(entry)
                 history[entry[0].int].append(entry)  # a UUID itself is hashed by Python code
         return history
 
@@ -294,6 +297,8 @@ class Poller:
                     continue
                 definition = definitions[workflow, version]
                 recorded = history.pop(id.int, [])
+                if self._host.encryption is not None:
+                    input = self._host.encryption.open(id, "input", input)
                 if trial is not None:
                     self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
                 await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)

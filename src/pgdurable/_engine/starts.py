@@ -134,10 +134,16 @@ class KeyedStarts:
                 start[6].set_exception(never_told())
         self._filling.clear()
 
+    def _stored(self, start: Any) -> bytes:
+        encryption = self._host.encryption
+        data: bytes = start[3]
+        return data if encryption is None else encryption.seal(start[1], "input", data)
+
     async def _send_part(self, part: list[Any], worker: int | None) -> None:
         params = (
             worker, [s[0] for s in part], [uuid.UUID(bytes=s[1]) for s in part], [s[2].name for s in part],
-            [s[2].version for s in part], [s[3].decode() for s in part], [s[4] for s in part], [0.0] * len(part),
+            [s[2].version for s in part], [self._stored(s).decode() for s in part], [s[4] for s in part],
+            [0.0] * len(part),
         )  # fmt: skip
         wait = 0.02
         again = False

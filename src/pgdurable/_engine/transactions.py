@@ -33,6 +33,7 @@ from pgdurable._engine.tasks import within
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
+from pgdurable.encryption import place_of
 from pgdurable.errors import CodecError
 
 if TYPE_CHECKING:
@@ -287,6 +288,9 @@ class Transactions:
             )
         except CodecError as refused:
             raise run._bad_result(refused) from None
+        encryption = self._host.encryption
+        if encryption is not None:
+            payload = encryption.seal(run.hosted.id, place_of("step", command.seq, None, None), payload)
         return payload
 
     def _row(self, run: StepRun, payload: bytes) -> tuple[Any, ...]:

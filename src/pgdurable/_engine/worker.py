@@ -95,7 +95,7 @@ class Worker:
         )  # fmt: skip
         self.host = host = Host(
             journal, known, payload_limit=settings.payload_limit, threads=settings.max_threads,
-            park_after=settings.park_after,
+            park_after=settings.park_after, encryption=database.encryption,
         )  # fmt: skip
         host.transactions = Transactions(
             host, transaction_pool, dsn, schema, settings.max_transactions, database.route

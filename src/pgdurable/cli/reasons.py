@@ -84,6 +84,11 @@ def _paused(where: Target, info: InstanceInfo) -> list[str]:
             f"Quarantined: {(info.error or {}).get('message')}. Nothing is lost.",
             f"Mend what kills the worker, then run: {where.command('retry', info.id)}",
         ]
+    if kind == "PayloadSealed":
+        return [
+            f"Paused: {(info.error or {}).get('message')}. Nothing is lost.",
+            f"Give its workers the key (Engine(encryption=...)), then run: {where.command('resume', info.id)}",
+        ]
     cause = "its code no longer fits its history" if kind == "NonDeterminismError" else "it cannot go on by itself"
     return [
         f"Paused: {cause}. Nothing is lost.",

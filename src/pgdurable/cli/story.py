@@ -13,6 +13,8 @@ from rich.text import Text
 from pgdurable.cli.reasons import ENDED, Facts
 from pgdurable.cli.text import clean, clock, elapsed, one_line_json, print_block, shorten, span, styled_status
 from pgdurable.client import Entry, InstanceInfo
+from pgdurable.encryption import sealed_with
+from pgdurable.handle import from_json
 
 __all__ = ["header", "history_table", "print_section", "waiting_events", "why"]
 
@@ -120,6 +122,8 @@ def offset(seconds: float) -> str:
 
 def error_text(error: dict[str, Any], *, full: bool, lines: bool) -> str:
     """Type and message of a recorded error; its traceback too when all of it is wanted."""
+    if (told := _encrypted(error)) is not None:
+        return clean(told)
     kind = str(error.get("type") or "error")
     kind = kind.removeprefix("builtins.")
     text = f"{kind}: {error.get('message') or ''}".rstrip(": ")
@@ -128,7 +132,15 @@ def error_text(error: dict[str, Any], *, full: bool, lines: bool) -> str:
     return clean(text) if lines else shorten(text, 1000)
 
 
+def _encrypted(value: Any) -> str | None:
+    """Of a value that is encrypted, that it is."""
+    found = sealed_with(value)
+    return None if found is None else f"(encrypted with key {found[0]!r}, {found[1]} bytes)"
+
+
 def _value(value: Any, full: bool) -> str:
+    if (told := _encrypted(value)) is not None:
+        return clean(told)
     text = one_line_json(value)
     return clean(text) if full else shorten(text, _SHORT)
 
@@ -138,6 +150,7 @@ def waiting_events(events: Iterable[dict[str, Any]], now: datetime, *, full: boo
     table = Table.grid(padding=(0, 2))
     for event in events:
         payload = event["payload"] or ""
+        payload = _encrypted(from_json(payload)) or payload if payload else payload
         table.add_row(
             Text(clean(event["kind"]), style="magenta"),
             Text(clean(event["name"] or "")),
