@@ -54,7 +54,7 @@ def check(*options: str, text: str | None = None) -> Checked:
     assert states is not None, said
     assert "max search depth too small" not in said, said
     assert "out of memory" not in said, said
-    wrong = re.search(r"pan:1: (.*?) \(at depth", said)
+    wrong = re.search(r"pan:1: (?:assertion violated )?(.*?) \(at depth", said)
     fails = None if errors[1] == "0" else (wrong[1] if wrong else said)
     return Checked(fails, int(states[1]), time.monotonic() - began)
 
