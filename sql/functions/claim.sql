@@ -5,7 +5,10 @@
 -- for each name is the one with `is_current`. `room` is how many it can take. `most_strikes` (3 or more; null: never):
 -- an instance whose workers died so many times in a row, without its getting on in between, is paused. `on_trial`: how
 -- many the worker holds now that were given a `trial`.
--- Returns: the claimed instances, in order of id. `trial` is null, or how many seconds an instance with two strikes or
+-- `due_since` (parallel to the names) and `after_event`: where to begin looking for due instances and for events, so that
+-- what has been claimed and consumed before is not walked over again. It stays in the indexes until a vacuum, for which
+-- an old snapshot may make it wait for hours. The caller knows where, and begins at the beginning now and then.
+-- Returns: the claimed instances, in order of id. `woke_at` is when those that were due had become so. `trial` is null, or how many seconds an instance with two strikes or
 -- more is on trial.
 -- Raises: PGD01 when the worker itself was taken over.
 --
@@ -20,11 +23,12 @@
 -- takes an array. As joins, each of these read all of `instances` at one time or another.
 create or replace function @extschema@.claim(
     worker bigint, names text[], versions text[], is_current boolean[], room int,
-    most_strikes int default 5, on_trial int default 0)
+    most_strikes int default 5, on_trial int default 0,
+    due_since timestamptz[] default null, after_event bigint default 0)
 returns table (
     id uuid, workflow text, version text, input text, key text,
     started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text,
-    strikes smallint, trial float8)
+    strikes smallint, trial float8, woke_at timestamptz)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -53,8 +57,8 @@ begin
     end if;
     return query
     with mine as materialized (
-        select u.name, u.version, u.is_current
-          from unnest(names, versions, is_current) as u (name, version, is_current)
+        select u.name, u.version, u.is_current, coalesce(u.since, '-infinity') as since
+          from unnest(names, versions, is_current, due_since) as u (name, version, is_current, since)
     ), orphans as materialized (
         select o.id, w.state = 'dead' as died
           from @extschema@.workers w
@@ -100,7 +104,8 @@ begin
         select o.id from orphans o union all select c.id from cleared c union all select s.id from suspected s
     ), called as materialized (
         select c.id
-          from (select distinct e.instance_id from @extschema@.events e) n
+          from (select distinct e.instance_id from @extschema@.events e
+                 where e.seq > after_event and e.seq < after_event + 1000000000000000) n
          cross join lateral (
             select i.id
               from @extschema@.instances i
@@ -113,13 +118,13 @@ begin
          limit greatest(room - (select count(*) from left_behind), 0)
     ), due as materialized (
         -- In random order of names: the backlog of one workflow must not starve the others.
-        select d.id
-          from (select m.name from mine m group by m.name order by random()) n
+        select d.id, d.wake_at
+          from (select m.name, min(m.since) as since from mine m group by m.name order by random()) n
          cross join lateral (
-            select i.id
+            select i.id, i.wake_at
               from @extschema@.instances i
              where i.workflow = n.name and i.owner is null
-               and i.status in ('pending', 'waiting') and i.wake_at <= now()
+               and i.status in ('pending', 'waiting') and i.wake_at >= n.since and i.wake_at <= now()
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
              order by i.wake_at
@@ -144,7 +149,8 @@ begin
                   i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels, i.strikes
     )
     select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels,
-           t.strikes, case when t.strikes > 1 then (select s.trial from suspected s where s.id = t.id) end
+           t.strikes, case when t.strikes > 1 then (select s.trial from suspected s where s.id = t.id) end,
+           (select d.wake_at from due d where d.id = t.id)
       from taken t
      order by t.id;
 end

@@ -13,13 +13,11 @@ as $$
 begin
     perform pg_advisory_xact_lock_shared(@extschema@.lock_class(0), worker::int);
     if current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then
-        perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining');
+        perform from @extschema@.fences f where f.worker = fence.worker;
     else
         -- A user's transaction step may keep one snapshot for all its statements, which would go on showing the
-        -- row as it was before a takeover. This row lock fails where the state has changed since, and does not
-        -- meet a beat: state is part of a unique key.
-        perform from @extschema@.workers w where w.id = worker and w.state in ('alive', 'draining')
-            for key share;
+        -- row as it was before a takeover. This row lock fails where the row has gone since.
+        perform from @extschema@.fences f where f.worker = fence.worker for key share;
     end if;
     if not found then
         raise exception using

@@ -16,7 +16,11 @@ as $$
            and not exists (select from @extschema@.instances i where i.owner in (o.id, -o.id))
          limit 1000
            for update skip locked);
-    insert into @extschema@.workers (name, workflows, lease_until, marked)
-    values (name, workflows, now() + lease, marked)
-    returning id
+    with entered as (
+        insert into @extschema@.workers (name, workflows, lease_until, marked)
+        values (name, workflows, now() + lease, marked)
+        returning id
+    )
+    insert into @extschema@.fences (worker) select e.id from entered e
+    returning worker
 $$;

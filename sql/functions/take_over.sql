@@ -39,6 +39,7 @@ begin
     if not found then
         return false;
     end if;
+    delete from @extschema@.fences f where f.worker = take_over.worker;
     perform pg_notify(@extschema@.channel(), 'due');
     return true;
 end

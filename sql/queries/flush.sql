@@ -23,8 +23,8 @@ select now(), pg_advisory_xact_lock_shared(@extschema@.lock_class(0), $1::bigint
 -- name: fence_look
 select coalesce(
     (select now()
-       from @extschema@.workers w
-      where w.id = $1::bigint and w.state in ('alive', 'draining')
+       from @extschema@.fences f
+      where f.worker = $1::bigint
         and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')),
     @extschema@.fence($1::bigint))
 
@@ -35,8 +35,8 @@ select unnest($2::uuid[]), unnest($3::int[]), unnest($4::int[]), unnest($5::int[
        unnest($7::smallint[]), unnest($8::text[]), unnest($9::text[]), unnest($10::jsonb[]), unnest($11::jsonb[])
  where coalesce(
     (select now()
-       from @extschema@.workers w
-      where w.id = $1::bigint and w.state in ('alive', 'draining')
+       from @extschema@.fences f
+      where f.worker = $1::bigint
         and current_setting('transaction_isolation') in ('read committed', 'read uncommitted')),
     @extschema@.fence($1::bigint)) is not null
 

@@ -45,8 +45,9 @@ update @extschema@.workflows w
  where w.name = u.name and w.version = u.version and not coalesce(w.policies, '{}') @> u.policies::jsonb
 
 -- name: claim
-select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels, strikes, trial
-  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s)
+select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels, woke_at,
+       strikes, trial
+  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s, %s::timestamptz[], %s)
 
 -- name: owned
 select id from @extschema@.instances where owner = %s and status = 'running'
@@ -74,27 +75,47 @@ select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::te
 
 -- name: owned_events
 -- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads
--- every instance the worker holds to find out that there is no event.
+-- every instance the worker holds to find out that there is no event. And a range, where the planner would take
+-- `seq > place` alone for a third of the table, and read and sort all of it.
 select e.seq, e.instance_id, e.kind, e.name, e.payload::text
   from @extschema@.events e
  cross join lateral (
     select from @extschema@.instances i where i.id = e.instance_id and i.owner = %s offset 0
  ) o
+ where e.seq > %s and e.seq < %s + 1000000000000000
  order by e.seq
  limit 5000
 
+-- name: events_of
+-- Of instances that have just been claimed, whenever it was that the events came.
+select e.seq, e.instance_id, e.kind, e.name, e.payload::text
+  from @extschema@.events e
+ where e.instance_id = any (%s::uuid[])
+ order by e.seq
+
+-- name: last_event
+select @extschema@.last_event()
+
 -- name: drop_stale_events
+-- From the events to their instances, as above.
 delete from @extschema@.events e
- using @extschema@.instances i
- where i.id = e.instance_id and i.status in ('completed', 'failed', 'cancelled', 'timed_out')
+ where e.seq = any (array(
+    select s.seq
+      from @extschema@.events s
+     cross join lateral (
+        select from @extschema@.instances i
+         where i.id = s.instance_id and i.status in ('completed', 'failed', 'cancelled', 'timed_out') offset 0
+     ) o
+     limit 5000))
 
 -- name: next_due
 select extract(epoch from min(d.wake_at) - now())::float8
-  from unnest(%s::text[]) as u (name)
+  from unnest(%s::text[], %s::timestamptz[]) as u (name, since)
  cross join lateral (
     select i.wake_at
       from @extschema@.instances i
-     where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting') and i.wake_at is not null
+     where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting')
+       and i.wake_at >= coalesce(u.since, '-infinity'::timestamptz)
      order by i.wake_at
      limit 1
  ) d

@@ -10,7 +10,7 @@ grant usage on schema @extschema@ to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
     @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
-    @extschema@.settings
+    @extschema@.settings, @extschema@.fences
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
@@ -37,6 +37,7 @@ grant insert on
     @extschema@.events, @extschema@.workers
     to @worker@;
 grant update on @extschema@.instances, @extschema@.workers to @worker@;
+grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;

@@ -171,6 +171,7 @@ async def test_taken_over_while_it_drains_it_drops_what_it_held(
         stopping = asyncio.ensure_future(one.stop(drain=None))
         await until(lambda: state(ns, 1) == "draining", "it drains")
         ns.sql("update @.workers set state = 'dead', ended_at = now() where id = 1")
+        ns.sql("delete from @.fences where worker = 1")
         assert await asyncio.wait_for(stopping, 20) is False
     assert "was taken over while it was stopping" in caplog.text
     caplog.clear()

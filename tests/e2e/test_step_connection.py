@@ -237,6 +237,7 @@ async def test_a_fence_that_is_lost_is_found_with_the_first_statement(ns: Namesp
     async def swallows(tx: Any) -> str:
         if not bodies:
             ns.sql("update @.workers set state = 'dead'")
+            ns.sql("delete from @.fences")
         try:
             await tx.execute(f"insert into {ns.schema}.ledger values (%s)", ("x",))
         except psycopg.Error as error:

@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "queues": (READ, READ),
     "schedules": (READ, READ),
     "settings": (READ, READ),
+    "fences": (READ, READ | {"insert", "update", "delete"}),
 }
 READING = set("status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split())
 DOCTOR = {"keep_for", "spent_partitions"}

@@ -296,6 +296,7 @@ def test_incarnations_that_ended_long_ago_are_forgotten_when_they_own_nothing(ns
         "update @.workers set state = 'dead', ended_at = now() - interval '2 days' where id = any (%s)", [gone, owning]
     )
     ns.rows("update @.workers set state = 'dead', ended_at = now() where id = %s", recent)
+    ns.rows("delete from @.fences where worker <> %s", alive)
     ns.instance(status="running", owner=owning)
     new = ns.worker("new")
     assert [id for (id,) in ns.rows("select id from @.workers order by id")] == [owning, recent, alive, new]

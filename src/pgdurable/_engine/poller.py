@@ -22,6 +22,7 @@ from pgdurable._engine import probes
 from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
+from pgdurable._engine.looks import Looks
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.upkeep import Upkeep
@@ -101,6 +102,8 @@ class Poller:
         self._strays: tuple[float, set[Any]] | None = None
         self._doubt_until = 0.0
         self._look_at = time.monotonic() + _LOOK_ANYWAY_S
+        self._looks = Looks()
+        self._claimed: list[Any] = []
         self.polls = 0
 
     def hint(self) -> None:
@@ -153,6 +156,10 @@ class Poller:
             return False
         worker = host.worker
         async with self._pool.connection() as conn:
+            if self._looks.begin():
+                cursor = await conn.execute(self._sql["last_event"])
+                row = await cursor.fetchone()
+                self._looks.last_event(row[0] if row is not None else 0)
             if self._unsure or time.monotonic() >= self._look_at:
                 await self._take_up_strays(conn, worker)
             await self._strike_out(conn, worker)
@@ -166,15 +173,17 @@ class Poller:
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
             if claimed:
-                await self._events(conn)
+                await self._events(conn, self._claimed)
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
                 await conn.execute(self._sql["drop_stale_events"])
             if not claimed and self._names:
-                cursor = await conn.execute(self._sql["next_due"], (self._names,))
-                row = await cursor.fetchone()
+                with self._looks.counted():
+                    cursor = await conn.execute(self._sql["next_due"], (self._names, self._looks.since(self._names)))
+                    row = await cursor.fetchone()
                 if row is not None and row[0] is not None and row[0] < 60 and host.clock.now_us():
                     self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
+            self._looks.end()
         return more
 
     async def _strike_out(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
@@ -216,11 +225,18 @@ class Poller:
         trials = self._trials
         if asked <= 0 or trials.alone:
             return _Batch([], {}, 0)
-        cursor = await conn.execute(
-            self._sql["claim"],
-            (worker, self._names, self._versions, self._current, asked, trials.most_strikes, len(trials)),
-        )
-        rows = await cursor.fetchall()
+        looks, at_us = self._looks, self._host.clock.now_us()
+        with looks.counted():
+            cursor = await conn.execute(
+                self._sql["claim"],
+                (
+                    worker, self._names, self._versions, self._current, asked, trials.most_strikes, len(trials),
+                    looks.since(self._names), looks.after_event,
+                ),
+            )  # fmt: skip
+            rows = await cursor.fetchall()
+        looks.learn(self._names, [(row[1], row[10]) for row in rows], len(rows) < asked, at_us)
+        self._claimed += [row[0] for row in rows]
         if rows and probes.armed:
             probes.reach("claim.returned")
         if rows and rows[-1][0].bytes >= self._upkeep.end:
@@ -317,8 +333,14 @@ class Poller:
             await asyncio.sleep(0.001)
         return False
 
-    async def _events(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        cursor = await conn.execute(self._sql["owned_events"], (self._host.worker,))
+    async def _events(self, conn: psycopg.AsyncConnection[Any], of: list[Any] | None = None) -> None:
+        if of is not None:  # they may have waited for long
+            self._claimed = []
+            cursor = await conn.execute(self._sql["events_of"], (of,))
+        else:
+            with self._looks.counted():
+                params = (self._host.worker, self._looks.after_event, self._looks.after_event)
+                cursor = await conn.execute(self._sql["owned_events"], params)
         for seq, id, kind, name, payload in await cursor.fetchall():
             self._host.take_event(seq, id.bytes, kind, name, payload)
 
