@@ -15,3 +15,5 @@ select w.id from @extschema@.workers w where w.state in ('alive', 'draining');
 create index workers_ended on @extschema@.workers (id) where state in ('dead', 'stopped');
 
 drop function if exists @extschema@.claim(bigint, text[], text[], boolean[], int, int, int);
+
+comment on table @extschema@.workers is 'One row per worker incarnation. Whether it may write is in fences.';
