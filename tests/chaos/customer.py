@@ -103,7 +103,10 @@ class Customer:
                 self._history.note("told", token=token, status=error.status, output=None)
             except InstancePaused:
                 self._history.note("told", token=token, status="paused", output=None)
-            except (TimeoutError, asyncio.TimeoutError, ConnectionFailed):
+            except (TimeoutError, asyncio.TimeoutError):
+                continue
+            except pgd.PgDurableError:
+                await asyncio.sleep(0.1)  # the server is in trouble
                 continue
             else:
                 self._history.note("told", token=token, status="completed", output=output)

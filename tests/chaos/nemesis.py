@@ -18,7 +18,7 @@ from typing import Any, ClassVar
 import psycopg
 
 from .kinds import GENERATIONS
-from .world import World, faketime
+from .world import Slot, World, faketime
 
 __all__ = ["Fault", "NoEffect", "missing"]
 
@@ -226,13 +226,23 @@ class RollingRestart(Fault):
         for slot in self.world.slots:
             async with slot.lock:
                 await self.world.until(lambda slot=slot: self.world.works(slot), f"{slot.name} has joined", 40.0)  # type: ignore[misc]
-                name, known = slot.name, self.world.joined(slot.name)
-                status = await self.world.end(slot)
-                if status != 0:
-                    raise AssertionError(f"{name} ended with {status} when told to stop")
-                states = await self.world.rows("select state from @.workers where id = any (%s)", known[-1:])
-                self.graceful += states == [("stopped",)]
-                await self.world.begin(slot)
+                try:
+                    self.graceful += await self._leaves(slot)
+                finally:
+                    if slot.alive:  # another fault keeps it from leaving
+                        slot.signal(signal.SIGKILL)
+                        assert slot.process is not None
+                        await slot.process.wait()
+                    await self.world.begin(slot)
+
+    async def _leaves(self, slot: Slot) -> bool:
+        """Tells it to stop. Returns whether it has left in good order."""
+        name, known = slot.name, self.world.joined(slot.name)
+        status = await self.world.end(slot)
+        if status != 0:
+            raise AssertionError(f"{name} ended with {status} when told to stop")
+        states = await self.world.rows("select state from @.workers where id = any (%s)", known[-1:])
+        return states == [("stopped",)]
 
     async def effect(self) -> str:
         if not self.graceful:
