@@ -66,7 +66,7 @@ async def hunt(
         hunted.runs = number + 1
         hunted.found = Counter(violation.promise for violation in result.violations)
         if hunted.found:
-            hunted.example = str(result.violations[0])
+            hunted.example = str(result.violations[0]).splitlines()[0][:200]  # without tracebacks, which name places
             break
     hunted.seconds = time.monotonic() - began
     return hunted
