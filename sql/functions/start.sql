@@ -2,7 +2,8 @@
 --
 -- Arguments: workflow name; input as a JSON object by parameter name (or an array of positional arguments);
 -- `id` makes the start idempotent: the same id again gives the same instance and starts nothing; `instance` is the new
--- instance's uuid, for clients that have to know it before (a UUIDv7 of now; see new_id).
+-- instance's uuid, for clients that have to know it before (a UUIDv7 of now; see new_id): where it exists already nothing
+-- is started, so a start whose answer was lost can be sent again.
 -- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller, always.
 -- Locks: with `id`, the new key's index entry until the caller commits.
 -- Returns: `id`, or the new instance's uuid as text.
@@ -69,7 +70,8 @@ begin
     insert into @extschema@.instances
         (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels)
     values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
-            now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels);
+            now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels)
+    on conflict do nothing;
     perform pg_notify(@extschema@.channel(), 'due');
     return coalesce(id, new_id::text);
 end

@@ -31,7 +31,7 @@ select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint
 select pg_notify(@extschema@.channel(), 'due')
 
 -- name: signal
-select @extschema@.signal(%s, %s, %s::jsonb)
+select @extschema@.signal(%s, %s, %s::jsonb, key => %s)
 
 -- name: find_instance
 select @extschema@.find_instance(%s)

@@ -7,6 +7,38 @@
 -- name: join_worker
 select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s), %s)
 
+-- name: joined_at
+select w.started_at from @extschema@.workers w where w.id = %s
+
+-- name: retire_worker
+select @extschema@.leave_worker(w.id) from @extschema@.workers w where w.id = %s and w.started_at = %s
+
+-- name: compare_memory
+-- Whether the database has all that a worker's memory follows from: after a failover that lost commits it has not.
+-- `event_id` is the last one acknowledged, 0 for none. An instance on its way out of memory need not be owned any more.
+-- An event under way to history is still there, or its history row is; a sequence that went back may have given its
+-- number to another, so the time tells. Subqueries by index, one row each: `offset 0` leaves the planner no join.
+select exists (select from @extschema@.workers w where w.id = %(worker)s and w.started_at = %(joined)s) as mine,
+       exists (select from @extschema@.workers w
+                where w.id = %(worker)s and w.state in ('alive', 'draining')) as living,
+       (select count(*)
+          from unnest(%(ids)s::uuid[], %(events)s::int[], %(owned)s::boolean[]) as u (id, event_id, owned)
+         where (u.owned and not exists (
+                    select from @extschema@.instances i
+                     where i.id = u.id and i.owner = %(worker)s and i.status = 'running' offset 0))
+            or (u.event_id > 0 and not exists (
+                    select from @extschema@.history h
+                     where h.instance_id = u.id and h.event_id >= u.event_id offset 0))) as behind,
+       (select count(*)
+          from unnest(%(seqs)s::bigint[], %(sent)s::timestamptz[], %(receivers)s::uuid[], %(places)s::int[])
+               as u (seq, sent_at, id, event_id)
+         where not exists (
+                    select from @extschema@.events e where e.seq = u.seq and e.created_at = u.sent_at offset 0)
+           and not exists (
+                    select from @extschema@.history h
+                     where h.instance_id = u.id and h.event_id = u.event_id and h.kind = 'signal' offset 0)) as events,
+       (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint as at
+
 -- name: beat
 select other, other_beat, expired, absent from @extschema@.beat(%s, make_interval(secs => %s), %s::jsonb)
 
@@ -77,7 +109,7 @@ select instance_id, event_id, kind, seq, name, attempt, fingerprint, payload::te
 -- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads
 -- every instance the worker holds to find out that there is no event. And a range, where the planner would take
 -- `seq > place` alone for a third of the table, and read and sort all of it.
-select e.seq, e.instance_id, e.kind, e.name, e.payload::text
+select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
   from @extschema@.events e
  cross join lateral (
     select from @extschema@.instances i where i.id = e.instance_id and i.owner = %s offset 0
@@ -88,7 +120,7 @@ select e.seq, e.instance_id, e.kind, e.name, e.payload::text
 
 -- name: events_of
 -- Of instances that have just been claimed, whenever it was that the events came.
-select e.seq, e.instance_id, e.kind, e.name, e.payload::text
+select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
   from @extschema@.events e
  where e.instance_id = any (%s::uuid[])
  order by e.seq
@@ -107,6 +139,9 @@ delete from @extschema@.events e
          where i.id = s.instance_id and i.status in ('completed', 'failed', 'cancelled', 'timed_out') offset 0
      ) o
      limit 5000))
+
+-- name: forget_signal_keys
+select @extschema@.sweep_signal_keys(10000)
 
 -- name: next_due
 select extract(epoch from min(d.wake_at) - now())::float8

@@ -26,7 +26,7 @@ cdef extern from "Python.h":
     const char *PyUnicode_AsUTF8AndSize(object text, Py_ssize_t *size) except NULL
 
 cdef extern from "poll.h" nogil:
-    enum: POLLIN
+    enum: POLLIN, POLLOUT
     struct pollfd:
         int fd
         short events

@@ -9,12 +9,12 @@ from types import TracebackType
 from typing import Any, ClassVar, TypeAlias, cast, overload
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
-from pgdurable._engine.database import Database
+from pgdurable._engine.database import PATIENCE_S, Database
 from pgdurable._engine.inputs import Input, check_name, split_argument, start_params
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._secret import SHOW_VALUES, Dsn
@@ -22,12 +22,12 @@ from pgdurable.codec import encode
 from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceNotFound
 from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
+from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
 __all__ = ["Client", "Entry", "Handle", "InstanceInfo", "Starts"]
 
 PAYLOAD_LIMIT = 1024 * 1024
-_PATIENCE_S = 30.0
 _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
@@ -43,6 +43,8 @@ class Client:
         pooler: whether a pooler (PgBouncer in transaction mode, say) is in between, so that no session is ours for
             longer than a transaction. Default: $PGDURABLE_POOLER (1 or 0), else it finds out when it opens.
         encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
+        patience: seconds for which each call is tried again while the server is away, fails over, or takes no writes.
+            After that it raises ConnectionFailed. Every call can be tried again without harm.
     """
 
     _application: ClassVar[str] = "pgdurable client"
@@ -56,18 +58,19 @@ class Client:
         max_connections: int = 4,
         pooler: bool | None = None,
         encryption: Encryption | None = None,
+        patience: float | timedelta = PATIENCE_S,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         self.payload_limit = payload_limit
         self._database = Database(
             dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections,
-            pooler=pooler, encryption=encryption,
+            pooler=pooler, encryption=encryption, patience=seconds(patience) or 0.0,
         )  # fmt: skip
         self.schema = self._database.schema
         self._outcomes = Outcomes(self._database, self._runs_here)
         # What Handle asks for.
         self._outcome_of, self._forget_outcome = self._outcomes.of, self._outcomes.forget
-        self._rows, self._one = self._database.rows, self._database.one
+        self._rows, self._asked = self._database.rows, self._database.asked
 
     async def __aenter__(self) -> Client:
         await self.open()
@@ -120,6 +123,8 @@ class Client:
             InvalidInput: the arguments do not fit the function's parameters.
             InvalidId: the id is no id, or belongs to an instance of another workflow.
             CodecError: an argument cannot be stored as JSON.
+            ConnectionFailed: the server was away for `patience` seconds. Whether it was started is not known; with an
+                id of your own the call can be made again.
         """
         input = Input(workflow, self.payload_limit)
         params = start_params(
@@ -192,7 +197,7 @@ class Client:
         Raises:
             InvalidInput: something does not fit the function's parameters.
             CodecError: something cannot be stored as JSON.
-            ConnectionFailed: the server was away for 30 seconds.
+            ConnectionFailed: the server was away for `patience` seconds.
         When it raises, a leading part of the starts may have been committed.
         """
         input = Input(workflow, self.payload_limit)
@@ -203,7 +208,7 @@ class Client:
         else:
             sender = BulkSender(
                 self._database, StartRows(input.name, input.version(version), queue, self.payload_limit),
-                patience=_PATIENCE_S, admit=self._admit,
+                patience=self._database.patience, admit=self._admit,
             )  # fmt: skip
             try:
                 if columns is not None:
@@ -212,7 +217,7 @@ class Client:
                     await sender.send_objects(
                         cast(Iterable[Any], arguments), lambda argument: input.encode(*split_argument(argument))
                     )
-            except (psycopg.Error, PoolTimeout) as error:
+            except psycopg.Error as error:
                 raise self._database.explain(error) from (error if SHOW_VALUES else None)
             finally:
                 if sender.ids:
@@ -250,7 +255,7 @@ class Client:
             )
         return Handle(self, found, text, type)
 
-    async def signal(self, id: str, name: str, payload: Any = None) -> None:
+    async def signal(self, id: str, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
         """Sends a signal to an instance by id. As `Handle.signal`."""
         data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
         text = _asked(id)
@@ -259,7 +264,7 @@ class Client:
         if (encryption := self._database.encryption) is not None:
             instance = (await self.get(text)).instance_id
             data = encryption.seal(instance.bytes, f"signal {name}", data)
-        await self._database.one("signal", (text, name, data.decode()))
+        await self._database.one("signal", (text, name, data.decode(), key or uuid.uuid4()))
 
     async def list(
         self,

@@ -13,6 +13,7 @@ import psycopg
 
 from pgdurable._engine.bulk import batches
 from pgdurable._engine.busy_wait import MOST_S
+from pgdurable._engine.database import PATIENCE_S
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, check_name, split_argument
@@ -55,6 +56,9 @@ class Engine(Client):
             engine keeps one for its transitions, up to 3 for its lease and for finding work, up to 4 for reads.
         payload_limit: largest encoded input, result or signal in bytes. Default 1 MiB.
         park_after: seconds after which an instance that only waits leaves memory. Default 5.
+        patience: seconds for which signals, reads, and starts that this engine does not run itself are tried again
+            while the server is away; after that they raise ConnectionFailed. What the engine runs waits for as long as
+            it takes. Default 30.
         busy_wait: seconds (at most 0.002) for which the event loop, when it has nothing else to do, keeps looking
             for the answer to a flush instead of sleeping. With 0.0002 a transition of an idle engine takes about a
             quarter less where waking up a process is slow (virtual machines), and the engine's CPU per transition
@@ -87,6 +91,7 @@ class Engine(Client):
         max_connections: int = 10,
         payload_limit: int = PAYLOAD_LIMIT,
         park_after: float | timedelta = 5.0,
+        patience: float | timedelta = PATIENCE_S,
         busy_wait: float | timedelta = 0.0,
         quarantine_after: int | None = 5,
         guard: bool = True,
@@ -101,7 +106,9 @@ class Engine(Client):
             raise ValueError(f"busy_wait is between 0 and {MOST_S:g} seconds, found {looking:g}")
         if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
             raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
-        super().__init__(dsn, schema=schema, payload_limit=payload_limit, pooler=pooler, encryption=encryption)
+        super().__init__(
+            dsn, schema=schema, payload_limit=payload_limit, pooler=pooler, encryption=encryption, patience=patience
+        )
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate
         self._settings = Settings(
@@ -303,7 +310,7 @@ class Engine(Client):
         `max_backlog`) and callers_waited (how many have had to wait since it opened), flushes, copies, transitions,
         history_rows, bytes, p50_ms, p99_ms, p999_ms (from a transition's being recorded to its commit being known),
         polls, removed (ended instances that this engine took away when their retention was over), reconnects, trouble
-        (what the engine waits for, or None).
+        (what the engine waits for, or None; what has lasted longest, if several).
         """
         worker = self._running() if self._stopped is None else self._worker
         return {} if worker is None else worker.metrics()

@@ -148,23 +148,34 @@ class Handle(Generic[T]):
             return result
         raise _unhappy_end(self.id, status, error, self._client.schema)
 
-    async def signal(self, name: str, payload: Any = None) -> None:
+    async def signal(self, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
         """Sends a signal; it is durable when this returns. Signals of one sender arrive in order, each once.
 
-        Raises InstanceFinished when the instance has ended, CodecError when the payload is not JSON.
+        Args:
+            name: what the workflow waits for.
+            payload: what it gets.
+            key: a signal with the same key as one sent within the last hour is not sent: for a sender that was told
+                ConnectionFailed, or that has died meanwhile, and sends again. Default: one that nobody else has.
+        Raises:
+            InstanceFinished: the instance has ended.
+            CodecError: the payload is not JSON.
+            ConnectionFailed: the server was away for the client's `patience`. Whether the signal was sent is not known;
+                with the same `key` it can be sent again.
         """
-        await self._client.signal(self.id, name, payload)
+        await self._client.signal(self.id, name, payload, key=key)
 
     async def retry(self) -> bool:
         """Lets an instance that was quarantined, or is paused for another reason, try again with a clean record.
 
-        Returns whether it was paused.
+        Returns whether it was paused (True too where that answer was lost).
         """
-        return bool(await self._client._one("retry", (self.id,)))
+        rows, lost = await self._client._asked("retry", (self.id,))
+        return bool(rows[0][0]) or lost
 
     async def resume(self) -> bool:
-        """Lets a paused instance go on. Returns whether it was paused."""
-        return bool(await self._client._one("resume", (self.id,)))
+        """Lets a paused instance go on. Returns whether it was paused (True too where that answer was lost)."""
+        rows, lost = await self._client._asked("resume", (self.id,))
+        return bool(rows[0][0]) or lost
 
     async def history(self) -> AsyncIterator[Entry]:
         """The instance's history in order, from its start; its end, if it has ended, comes last."""

@@ -55,8 +55,7 @@ cdef extern from "libpq-fe.h":
     ctypedef void (*PQnoticeReceiver)(void *arg, const PGresult *res) noexcept nogil
     PQnoticeReceiver PQsetNoticeReceiver(PGconn *conn, PQnoticeReceiver receiver, void *arg) nogil
 
-    PGresult *PQexec(PGconn *conn, const char *query) nogil
-    PGresult *PQprepare(PGconn *conn, const char *name, const char *query, int n, const Oid *types) nogil
+    int PQsendPrepare(PGconn *conn, const char *name, const char *query, int n, const Oid *types) nogil
     int PQsendQuery(PGconn *conn, const char *query) nogil
     int PQsendQueryParams(PGconn *conn, const char *command, int n, const Oid *types, const char *const *values,
                           const int *lengths, const int *formats, int result_format) nogil

@@ -105,8 +105,8 @@ class Handle(Generic[T]):
     def result(self, timeout: float | timedelta | None = None) -> T:
         return self._thread.call(self._handle.result(timeout))
 
-    def signal(self, name: str, payload: Any = None) -> None:
-        self._thread.call(self._handle.signal(name, payload))
+    def signal(self, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
+        self._thread.call(self._handle.signal(name, payload, key=key))
 
     def retry(self) -> bool:
         return self._thread.call(self._handle.retry())
@@ -190,8 +190,8 @@ class Client:
     def get(self, id: str | uuid.UUID, *, type: Any = Any) -> Handle[Any]:
         return Handle(self._there, self._there.call(self._inner.get(id, type=type)))
 
-    def signal(self, id: str, name: str, payload: Any = None) -> None:
-        self._there.call(self._inner.signal(id, name, payload))
+    def signal(self, id: str, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
+        self._there.call(self._inner.signal(id, name, payload, key=key))
 
     def list(self, **filters: Any) -> Iterator[InstanceInfo]:
         return self._there.iterate(self._inner.list(**filters))

@@ -311,7 +311,7 @@ class FakePool:
         self.dsn = dsn
         self.back: list[Any] = []
 
-    async def getconn(self) -> Any:
+    async def getconn(self, timeout: float) -> Any:
         return await AsyncStepConnection.connect(self.dsn, autocommit=True)
 
     async def putconn(self, conn: Any) -> None:

@@ -150,7 +150,7 @@ async def test_a_read_only_server_is_refused_with_what_to_do(read_only: tuple[Na
     with pytest.raises(pgd.ConnectionFailed, match="read-only") as error:
         await ns.engine(trivial).open()
     assert "target_session_attrs=read-write" in error.value.hint
-    async with ns.client() as client:  # it may read
+    async with ns.client(patience=0.3) as client:  # it may read
         assert [row async for row in client.list()] == []
         with pytest.raises(pgd.ConnectionFailed, match="read-only") as error:
             await client.start(trivial)
@@ -185,7 +185,7 @@ async def test_a_server_that_turns_read_only_is_waited_out(read_only: tuple[Name
 
     name = "switched engine"
     dsn = make_conninfo(ns.dsn, application_name=name)
-    async with pgd.Engine(dsn, schema=ns.schema, workflows=[waits_out]) as engine:
+    async with pgd.Engine(dsn, schema=ns.schema, workflows=[waits_out], patience=0.2) as engine:
         h = await engine.start(waits_out, "a")
         switch(True)
         ns.terminate(name)
@@ -383,7 +383,7 @@ async def test_a_server_that_restarts_is_waited_for(
 async def test_starts_and_results_wait_while_the_server_is_away(
     private_server: EmbeddedServer, private_ns: Namespace
 ) -> None:
-    async with private_ns.engine(trivial) as engine:
+    async with private_ns.engine(trivial, patience=0.5) as engine:
         first = await engine.start(trivial, 0)
         assert await first.result(timeout=20) == 0
         await asyncio.to_thread(private_server.stop)

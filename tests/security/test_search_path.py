@@ -234,8 +234,8 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
         assert set(builds) <= ({"format("} if name in BUILD_DDL else set()), f"{name} builds SQL from texts"
     # Whoever adds one says in sql/roles/grants.sql who may call it.
     assert {name for name, definer, *_ in rows if definer} == set(
-        "start start_many signal resume make_partitions sweep sweep_history sweep_orphans sweep_events detach_spent"
-        " drop_detached last_event".split()
+        "start start_many signal resume make_partitions sweep sweep_history sweep_orphans sweep_events"
+        " sweep_signal_keys detach_spent drop_detached last_event".split()
     )
 
 
@@ -245,7 +245,7 @@ def test_every_query_means_the_servers_own_names_whatever_the_path(house: House)
     Outside functions no path is pinned: sessions may be a pooler's or the user's. So the types of each operator and
     call in sql/queries must be those of one in pg_catalog to the letter, casts included.
     """
-    names = ("client", "doctor", "flush", "roles", "upkeep", "worker")
+    names = ("client", "doctor", "flush", "roles", "session", "upkeep", "worker")
     assert {name.removesuffix(".sql") for name, _ in sql_files("queries")} == set(names)
     wrong = []
     with planted(house) as evil:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import uuid
 
 import psycopg
@@ -519,7 +520,7 @@ def test_every_view_can_be_read(ns: Namespace) -> None:
         assert bool(rows) == (name == "history_partitions.sql")
 
 
-@pytest.mark.parametrize("file", ["client", "flush", "upkeep", "worker"])
+@pytest.mark.parametrize("file", ["client", "flush", "session", "upkeep", "worker"])
 def test_the_server_accepts_every_named_query(ns: Namespace, file: str) -> None:
     for name, text in named_queries(file, ns.schema).items():
         if text.startswith("copy"):
@@ -527,8 +528,8 @@ def test_the_server_accepts_every_named_query(ns: Namespace, file: str) -> None:
             ns.rows(f"select {columns} from {text.split()[1]}")
             continue
         if "%(" in text:
-            text = text.replace("%(status)s", "$1").replace("%(workflow)s", "$2")
-            text = text.replace("%(before)s", "$3").replace("%(limit)s", "$4")
+            for n, argument in enumerate(dict.fromkeys(re.findall(r"%\(\w+\)s", text)), 1):
+                text = text.replace(argument, f"${n}")
         else:
             for n in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${n}", 1)

@@ -56,14 +56,14 @@ cdef class Flight:
         self.columns = Columns()
         self.mode = CLOSED
 
-    cdef object connect(self, str conninfo, object worker, list setup, bint prepared):
+    cdef list connect(self, str conninfo, object worker, list setup, bint prepared, double answer_s):
         cdef Wire wire = self.wire
+        cdef list found
         self.prepared = prepared
         self.fenced = worker is not None
         self.worker = worker if worker is not None else 0
-        wire.connect(conninfo)
-        for command in setup:
-            wire.run(command)
+        wire.connect(conninfo, answer_s)
+        found = [wire.run(command) for command in setup]
         if prepared:
             for name, text in self.texts.items():
                 wire.prepare(name, text)
@@ -72,9 +72,8 @@ cdef class Flight:
         self.fence_text = b"select (extract(epoch from at) * 1000000::numeric)::bigint from " + (
             self.statements["fence"].replace(b"$1", str(self.worker).encode()).replace(b"select ", b"", 1)
             if self.fenced else b"now()") + b" as at; "
-        if PQsetnonblocking(wire.conn, 1) != 0:
-            raise wire.error()
         self.mode = IDLE
+        return found
 
     cdef Batch disconnect(self):
         """Returns the batch that was flying, or None."""

@@ -116,7 +116,7 @@ cdef class Flusher:
 
     # -- connection ----------------------------------------------------------------------------------------
 
-    def connect(self, str conninfo, object worker, list setup, bint prepared=True):
+    def connect(self, str conninfo, object worker, list setup, bint prepared=True, double answer_s=30.0):
         """Connects, and prepares the statements unless told otherwise.
 
         Blocks, with the GIL released; for a thread of its own.
@@ -127,13 +127,16 @@ cdef class Flusher:
             setup: SQL commands to run once on the connection.
             prepared: whether what is prepared stays so. False: every flush brings its statements' texts along, for a
                 pooler that gives each transaction another session.
+            answer_s: seconds, once connected, that all of this may take.
+        Returns:
+            The first value that each command of `setup` gave, as text, or None.
         Raises:
             ConnectionError: with libpq's text.
         """
         self.enter()
         try:
             self.flight.disconnect()
-            self.flight.connect(conninfo, worker, setup, prepared)
+            return self.flight.connect(conninfo, worker, setup, prepared, answer_s)
         except BaseException:
             self.flight.disconnect()
             raise

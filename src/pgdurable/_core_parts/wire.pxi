@@ -28,12 +28,14 @@ cdef void drop_notice(void *arg, const PGresult *res) noexcept nogil:
 
 @cython.final
 cdef class Wire:
-    """One libpq connection. Connecting blocks, everything after does not."""
+    """One libpq connection. Connecting and its set-up block, for so long at most; everything after does not."""
 
     cdef PGconn *conn
     cdef int made_after
     cdef int socket
     cdef int64_t round_trip_ns
+    cdef double answer_s
+    cdef int64_t until     # when the set-up has to be done
     cdef bint want_write
     cdef FILE *tracing
 
@@ -60,7 +62,7 @@ cdef class Wire:
         self.socket = -1
         self.want_write = False
 
-    cdef object connect(self, str conninfo):
+    cdef object connect(self, str conninfo, double answer_s):
         cdef bytes info = conninfo.encode()
         cdef const char *c_info = info
         cdef PGconn *conn
@@ -79,6 +81,10 @@ cdef class Wire:
         PQsetNoticeReceiver(conn, drop_notice, NULL)
         self.socket = PQsocket(conn)
         self.round_trip_ns = 0
+        self.answer_s = answer_s
+        self.until = monotonic_ns() + <int64_t> (answer_s * 1e9)
+        if PQsetnonblocking(conn, 1) != 0:
+            raise self.error()
 
     cdef object trace(self, str path):
         cdef bytes name = path.encode()
@@ -98,22 +104,25 @@ cdef class Wire:
             raise self.error()
 
     cdef object run(self, str command):
+        """The first value a command gives, as text, or None."""
         cdef bytes text = command.encode()
-        cdef const char *c_text = text
-        cdef PGresult *res
-        with nogil:
-            res = PQexec(self.conn, c_text)
-        self.expect(res, "set-up of the connection failed")
+        cdef PGresult *res = self.answer(PQsendQuery(self.conn, <const char *> text))
+        try:
+            self.expect(res, "set-up of the connection failed")
+            if PQntuples(res) and PQnfields(res) and not PQgetisnull(res, 0, 0):
+                return PQgetvalue(res, 0, 0).decode(errors="replace")
+            return None
+        finally:
+            PQclear(res)
 
     cdef object prepare(self, bytes name, bytes text):
-        cdef const char *c_name = name
-        cdef const char *c_text = text
-        cdef PGresult *res
         cdef int64_t begun = monotonic_ns()
-        with nogil:
-            res = PQprepare(self.conn, c_name, c_text, 0, NULL)
+        cdef PGresult *res = self.answer(PQsendPrepare(self.conn, <const char *> name, <const char *> text, 0, NULL))
         self.round_trip(begun)
-        self.expect(res, "preparing a statement failed")
+        try:
+            self.expect(res, "preparing a statement failed")
+        finally:
+            PQclear(res)
 
     cdef object measure(self):
         """Finds out how far the server is, where nothing is prepared."""
@@ -128,16 +137,56 @@ cdef class Wire:
         if self.round_trip_ns == 0 or took < self.round_trip_ns:
             self.round_trip_ns = took  # the shortest of several: the least of it was the server's work
 
-    cdef object expect(self, PGresult *res, str what):
-        cdef ExecStatusType status
-        if res == NULL:
+    cdef PGresult *answer(self, int sent) except NULL:
+        """The last result of what was sent, waited for until the set-up has to be done."""
+        cdef PGresult *last = NULL
+        cdef PGresult *res
+        if not sent:
             raise self.error()
-        status = PQresultStatus(res)
+        try:
+            while True:
+                self.await_result()
+                res = PQgetResult(self.conn)
+                if res == NULL:
+                    break
+                PQclear(last)
+                last = res
+                if PQresultStatus(res) == PGRES_COPY_IN or PQresultStatus(res) == PGRES_COPY_OUT:
+                    break  # there would be no end to them
+        except BaseException:
+            PQclear(last)
+            raise
+        if last == NULL:
+            raise self.error()
+        return last
+
+    cdef int await_result(self) except -1:
+        """Waits until PQgetResult does not block."""
+        cdef pollfd fds[1]
+        cdef int left, n
+        cdef int64_t wait_ms
+        while True:
+            left = PQflush(self.conn)
+            if left < 0:
+                raise self.error()
+            if not PQisBusy(self.conn):
+                return 0
+            wait_ms = (self.until - monotonic_ns()) // 1000000
+            if wait_ms <= 0:
+                raise ConnectionError(f"the server gave no answer within {self.answer_s:g} s of connecting")
+            fds[0].fd = self.socket
+            fds[0].events = POLLIN | POLLOUT if left else POLLIN
+            fds[0].revents = 0
+            with nogil:
+                n = poll(fds, 1, <int> min(wait_ms + 1, <int64_t> 1000))
+            if n > 0 and fds[0].revents != POLLOUT and not PQconsumeInput(self.conn):
+                raise self.error()
+
+    cdef int expect(self, const PGresult *res, str what) except -1:
+        cdef ExecStatusType status = PQresultStatus(res)
         if status != PGRES_COMMAND_OK and status != PGRES_TUPLES_OK:
-            text = PQresultErrorMessage(res).decode(errors="replace").strip()
-            PQclear(res)
-            raise ConnectionError(f"{what}: {text}")
-        PQclear(res)
+            raise ConnectionError(f"{what}: {PQresultErrorMessage(res).decode(errors='replace').strip()}")
+        return 0
 
     cdef bint push(self):
         """Hands what is buffered to the socket. False when the connection is gone."""

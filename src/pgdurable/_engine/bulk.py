@@ -12,11 +12,11 @@ from struct import Struct
 from typing import Any
 
 import psycopg
-from psycopg_pool import PoolTimeout
 
 from pgdurable._core import StartRows
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.columns import Columns
-from pgdurable._engine.connections import is_passing
+from pgdurable._engine.connections import fate_unknown, is_passing
 from pgdurable._engine.database import Database
 from pgdurable._engine.tasks import end_tasks
 
@@ -139,7 +139,7 @@ class BulkSender:
             try:
                 await self._database.learn_time()
                 self._timed = time.monotonic()
-            except (psycopg.Error, PoolTimeout) as error:
+            except psycopg.Error as error:
                 if not is_passing(error):  # what was known of it will do
                     raise
         return self._database.ids.new_ids(n)
@@ -147,7 +147,7 @@ class BulkSender:
     async def announce(self) -> None:
         """Tells the workers that there is work; they would see it at their next look."""
         try:
-            async with self._pool.connection() as conn:
+            async with borrow(self._pool, 5.0) as conn:
                 await conn.execute(self._sql["notify_due"])
         except psycopg.Error:
             pass
@@ -159,7 +159,7 @@ class BulkSender:
         lost = False
         while True:
             try:
-                async with self._pool.connection() as conn:
+                async with borrow(self._pool, max(give_up - time.monotonic(), 0.0)) as conn:
                     if lost and await self._there(conn, ids):
                         break
                     if self._by_function:
@@ -176,10 +176,10 @@ class BulkSender:
                 # Ids are unique: an attempt whose answer was lost has committed meanwhile. Asking for it tells.
                 if not lost:
                     raise
-            except (psycopg.Error, PoolTimeout) as error:
+            except psycopg.Error as error:
                 if not is_passing(error) or time.monotonic() > give_up:
                     raise
-                lost = lost or error.sqlstate is None
+                lost = lost or fate_unknown(error)
             await asyncio.sleep(wait)
             wait = min(wait * 2, 1.0)
         self.ids += ids

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Awaitable, Callable
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,6 +13,7 @@ import psycopg
 from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.answers import LimitedConnection
 from pgdurable._engine.route import DIRECT, Route, find_route
 from pgdurable._secret import Dsn, read_dsn, server_said
 from pgdurable.errors import ConnectionFailed
@@ -19,6 +21,7 @@ from pgdurable.errors import ConnectionFailed
 __all__ = [
     "close_pool",
     "connect_failed",
+    "fate_unknown",
     "is_passing",
     "make_pool",
     "probe",
@@ -62,11 +65,28 @@ def server_of(dsn: str) -> str:
     return f"{host} port {port}, database {database}"
 
 
+# By SQLSTATE, as far as a refusal has one: that of a connection has none.
+_HINTS = {
+    "25006": "Point the DSN at the primary (target_session_attrs=read-write with several hosts finds it).",
+    "25P03": "idle_in_transaction_session_timeout ended the session: raise it for this role.",
+    "25P04": "transaction_timeout ended the session: raise it for this role.",
+    "53100": "The server's disk is full: free some space there. What was not acknowledged can be tried again.",
+    "53200": "The server is out of memory.",
+    "53300": "The server is out of connections: raise max_connections or the limit of this role, or close some.",
+    "55P03": "lock_timeout ended the wait for a lock: raise it for this role, or see in pg_stat_activity who holds it.",
+    "57014": "Somebody cancelled the statement, or statement_timeout did: raise it for this role.",
+    "57P05": "idle_session_timeout ended the session: raise it for this role.",
+}
+
+
 def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     """The error for a server that cannot be reached, refuses the login, or may not be used."""
     text = server_said(error)
     lower = text.lower()
-    if "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
+    known = _HINTS.get(getattr(error, "sqlstate", None) or "")
+    if known is not None:
+        hint = known
+    elif "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
         hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."
     elif "unsupported startup parameter" in lower:
         hint = "A pooler refuses it: take it (options=..., PGOPTIONS) out, or name it in its ignore_startup_parameters."
@@ -75,17 +95,32 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     elif "database" in lower and "does not exist" in lower:
         hint = "Create the database (createdb NAME), or name another in the DSN."
     elif "read-only" in lower or "recovery" in lower:
-        hint = "Point the DSN at the primary (target_session_attrs=read-write with several hosts finds it)."
-    elif "too many clients" in lower or "remaining connection slots" in lower:
-        hint = "The server is out of connections: raise max_connections, or close some."
+        hint = _HINTS["25006"]
+    elif "too many c" in lower or "remaining connection slots" in lower:
+        hint = _HINTS["53300"]
+    elif "no answer" in lower:
+        hint = "The server takes connections and answers nothing: it hangs, or is overloaded."
     else:
         hint = "Is the server running and reachable? Check --dsn or PGDURABLE_DSN (or PGHOST, PGPORT)."
     return ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
 
 
+# A limit of the program's own (54) and most of what a user's statement does wrong is no better the next time.
+_PASSING = ("08", "25", "40", "53", "55", "57", "58")
+
+
 def is_passing(error: psycopg.Error) -> bool:
     """Whether the same may work later: the server is away, or takes no writes for now."""
-    return isinstance(error, (psycopg.OperationalError, psycopg.errors.ReadOnlySqlTransaction))
+    if error.sqlstate is not None:
+        return error.sqlstate[:2] in _PASSING
+    return isinstance(error, psycopg.OperationalError) or (
+        isinstance(error, psycopg.InterfaceError) and "closed" in str(error)
+    )
+
+
+def fate_unknown(error: psycopg.Error) -> bool:
+    """Whether what was asked may have been done all the same: the connection broke, and no refusal came."""
+    return error.sqlstate is None or error.sqlstate.startswith(("08", "57P"))
 
 
 def read_only(conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any]) -> bool:
@@ -107,7 +142,7 @@ async def renew(conn: psycopg.AsyncConnection[Any]) -> None:
 async def probe(dsn: str, pooler: bool | None = None) -> Route:
     """How the server is reached (see route.py). Raises ConnectionFailed when no connection can be made."""
     try:
-        async with await psycopg.AsyncConnection.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
+        async with await LimitedConnection.connect(dsn, autocommit=True, prepare_threshold=None) as connection:
             return await find_route(connection, pooler)
     except psycopg.Error as error:
         raise connect_failed(dsn, error) from None
@@ -118,17 +153,18 @@ async def make_pool(
     *,
     max_size: int,
     timeout: float = 30.0,
-    connection_class: type[psycopg.AsyncConnection[Any]] = psycopg.AsyncConnection,
+    connection_class: type[psycopg.AsyncConnection[Any]] = LimitedConnection,
+    configure: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None = None,
     route: Route = DIRECT,
 ) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
-    """An open pool of autocommit connections, none of them made yet."""
+    """An open pool of autocommit connections, none of them made yet. `configure` closes a connection it refuses."""
     # While the server is away the pool would warn of every attempt; the journal says it once.
     pool_logger = logging.getLogger("psycopg.pool")
     if pool_logger.level == logging.NOTSET:
         pool_logger.setLevel(logging.ERROR)
     pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] = AsyncConnectionPool(
         dsn,
-        connection_class=connection_class,
+        connection_class=_noting(connection_class),
         kwargs=route.options,
         min_size=0,
         max_size=max_size,
@@ -137,11 +173,31 @@ async def make_pool(
         reconnect_timeout=3.0,
         check=None,
         reset=None if route.pooled else renew,
+        configure=configure,
         max_idle=60.0,
     )
     await pool.open()
     _guards[pool] = asyncio.get_running_loop().create_task(_close_when_cancelled(pool))
     return pool
+
+
+def _noting(kind: type[psycopg.AsyncConnection[Any]]) -> type[psycopg.AsyncConnection[Any]]:
+    """A class that keeps why the last one could not be made: the pool itself only says how long it waited."""
+
+    class Noting(kind):  # type: ignore[valid-type,misc]
+        last_error: psycopg.Error | None = None
+
+        @classmethod
+        async def connect(cls, *args: Any, **options: Any) -> Any:
+            try:
+                conn = await super().connect(*args, **options)
+            except psycopg.Error as error:
+                cls.last_error = error
+                raise
+            cls.last_error = None
+            return conn
+
+    return Noting
 
 
 _guards: WeakKeyDictionary[AsyncConnectionPool[Any], asyncio.Task[None]] = WeakKeyDictionary()

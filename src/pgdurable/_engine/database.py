@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
 from typing import Any
 
 import psycopg
-from psycopg_pool import AsyncConnectionPool, PoolTimeout
+from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.clock import DatabaseClock
-from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe, resolve_dsn
+from pgdurable._engine.connections import (
+    close_pool,
+    connect_failed,
+    fate_unknown,
+    is_passing,
+    make_pool,
+    probe,
+    resolve_dsn,
+)
 from pgdurable._engine.ids import Ids
 from pgdurable._engine.route import DIRECT
 from pgdurable._secret import SHOW_VALUES, Dsn, server_said
@@ -20,11 +30,10 @@ from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
 
-__all__ = ["Database"]
+__all__ = ["PATIENCE_S", "Database"]
 
-_READS = frozenset({"find_instance", "outcomes", "describe", "history", "list_instances"})
-_WORK = frozenset({"start", "signal", "resume"})
-_READ_TRIES = 6  # one more than there are pooled connections
+_WORK = frozenset({"start", "signal", "resume", "retry"})
+PATIENCE_S = 30.0
 
 
 class Database:
@@ -41,6 +50,7 @@ class Database:
         sql: texts of sql/queries/client.sql.
         route: how the server is reached, once open.
         on_work: called when a query of ours has made work for workers, of which a pooler brings no notification.
+        patience: seconds for which a call is tried again while the server is away, or takes no writes.
     """
 
     def __init__(
@@ -53,6 +63,7 @@ class Database:
         max_connections: int,
         pooler: bool | None = None,
         encryption: Encryption | None = None,
+        patience: float = PATIENCE_S,
     ) -> None:
         self.encryption = encryption
         dsn = None if dsn is None else Dsn(dsn)
@@ -66,6 +77,7 @@ class Database:
         self._max_connections = max_connections
         self.clock = DatabaseClock()
         self.ids = Ids(self.clock.now_us)
+        self.patience = patience
         self._pid = 0
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
 
@@ -74,9 +86,9 @@ class Database:
         self.check_process()
         if self._pool is None:
             self.route = await probe(self.dsn, self._pooler)
-            pool = await make_pool(self.dsn, max_size=self._max_connections, timeout=10.0, route=self.route)
+            pool = await make_pool(self.dsn, max_size=self._max_connections, route=self.route)
             try:
-                async with pool.connection() as conn:
+                async with borrow(pool) as conn:
                     await migrations.check_async(conn, self.schema)
                     await self._learn_time(conn)
             except BaseException:
@@ -120,34 +132,51 @@ class Database:
         return self._pool
 
     async def rows(self, query: str, params: Any) -> list[Any]:
-        """All rows of a named query. Raises what `explain` makes of an error."""
-        tries = _READ_TRIES if query in _READS else 1
+        """All rows of a named query. Raises what `explain` makes of an error. See `asked`."""
+        rows, _ = await self.asked(query, params)
+        return rows
+
+    async def asked(self, query: str, params: Any) -> tuple[list[Any], bool]:
+        """All rows of a named query, and whether an earlier try may have been carried out, its answer lost.
+
+        It is tried again until `patience` has run out, so it has to be one that does no harm the second time.
+        """
+        give_up = time.monotonic() + self.patience
+        tries = 0
+        lost = False
         while True:
-            tries -= 1
             try:
-                async with self.pool.connection() as conn:
+                async with borrow(self.pool, max(give_up - time.monotonic(), 0.0)) as conn:
                     cursor = await conn.execute(self.sql[query], params)
-                    return await cursor.fetchall()
-            except PoolTimeout as error:
-                raise self.explain(error) from (error if SHOW_VALUES else None)
-            except psycopg.OperationalError as error:
-                # A pooled connection may have died since it was last used. Reads are simply done again.
-                if tries <= 0:
-                    raise self.explain(error) from (error if SHOW_VALUES else None)
+                    rows = await cursor.fetchall()
+                if query in _WORK:
+                    self.on_work()
+                return rows, lost
             except psycopg.Error as error:
-                raise self.explain(error) from (error if SHOW_VALUES else None)
+                if not is_passing(error) or time.monotonic() >= give_up:
+                    raise self.explain(error) from (error if SHOW_VALUES else None)
+                lost = lost or fate_unknown(error)
+            # The pooled connections may all have died since they were last used: each is found out by its use.
+            tries += 1
+            if tries > self._max_connections:
+                await asyncio.sleep(min(0.02 * 2 ** (tries - self._max_connections), 0.5))
 
     async def one(self, query: str, params: Any) -> Any:
         """The first column of a named query's first row, or None."""
         rows = await self.rows(query, params)
-        if query in _WORK:
-            self.on_work()
         return rows[0][0] if rows else None
 
     async def learn_time(self) -> None:
         """Sets `clock` by the server's. Raises psycopg's errors."""
-        async with self.pool.connection() as conn:
-            await self._learn_time(conn)
+        for tries_left in range(self._max_connections, -1, -1):
+            try:
+                async with borrow(self.pool) as conn:
+                    await self._learn_time(conn)
+                return
+            except psycopg.OperationalError:
+                # The pooled connections may all have died since they were last used.
+                if not tries_left:
+                    raise
 
     async def _learn_time(self, conn: psycopg.AsyncConnection[Any]) -> None:
         sent = time.monotonic()

@@ -7,7 +7,7 @@ cdef class Host:
     cdef public object encryption, flusher, clock, registry, loop, crew, threads, transactions, worker
     cdef public object payload_limit
     cdef public bint fenced, draining
-    cdef public dict instances
+    cdef public dict instances, consuming
     cdef public Py_ssize_t starting, steps_running, steps_done, ended
     cdef public object on_outcome, on_fenced, on_parked
     cdef public object _quiet, timers, parking

@@ -68,6 +68,7 @@ class Host:
         self.fenced = False
         self.draining = False
         self.instances: dict[bytes, Hosted] = {}
+        self.consuming: dict[int, tuple[Any, bytes, int]] = {}  # of events: when sent, the instance, its event_id or 0
         self.starting = 0
         self.steps_running = 0
         self.steps_done = 0
@@ -187,7 +188,9 @@ class Host:
         if probes.armed:
             probes.reach("timer.due")
 
-    def take_event(self, seq: int, id: bytes, kind: str, name: str | None, payload: str | None) -> None:
+    def take_event(
+        self, seq: int, id: bytes, kind: str, name: str | None, payload: str | None, sent_at: Any = None
+    ) -> None:
         """Moves an event of the queue to its instance's history, if the instance is here and has not had it."""
         hosted = self.instances.get(id)
         if hosted is not None and hosted.releasing:
@@ -210,7 +213,9 @@ class Host:
             return
         hosted.consumed.add(seq)
         self.parking.busy(hosted)
-        hosted.record("signal", SignalRecord(hosted, name, value), name=name, payload=data, event_seq=seq)
+        record = SignalRecord(hosted, name, value, seq)
+        event_id = hosted.record("signal", record, name=name, payload=data, event_seq=seq)
+        self.consuming[seq] = (sent_at, id, event_id)
         if probes.armed:
             probes.reach("signal.recorded")
 
@@ -275,6 +280,7 @@ class Host:
             except Exception:
                 logger.error("%s: error while leaving memory: %s", hosted.label, traceback.format_exc())
         self.instances.clear()
+        self.consuming.clear()
         self.parking.clear()
         self.timers.clear()
         return tasks

@@ -181,6 +181,11 @@ class Hosted:
         self.next_event += 1
         run.committing = True
 
+    def give_back(self, run: StepRun) -> None:
+        """The server refused the transaction that holds the order: its event_id is free for the next transition."""
+        if self.holder is run and run.committing and run.event_id == self.next_event - 1:
+            self.next_event = run.event_id
+
     def order_settled(self, run: StepRun) -> None:
         """The transaction's outcome is known (or it never got to commit): the order goes on."""
         run.committing = False

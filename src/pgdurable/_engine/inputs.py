@@ -81,19 +81,20 @@ def start_params(
     labels: dict[str, Any] | None = None,
     database: Database,
 ) -> tuple[Any, ...]:
-    """The parameters of SQL's function `start`. What they mean and raise: see `Client.start`."""
+    """The parameters of SQL's function `start`. What they mean and raise: see `Client.start`.
+
+    The instance's uuid is the last of them: a start whose answer was lost is sent again with it.
+    """
     data = input.encode(args, kwargs)
-    instance = None
-    if database.encryption is not None:  # it binds the input to the instance, so that has to have its id
-        raw = database.ids.new_id()
-        instance = uuid.UUID(bytes=raw)
-        data = database.encryption.seal(raw, "input", data)
+    instance = database.ids.new_id()
+    if database.encryption is not None:  # it binds the input to the instance
+        data = database.encryption.seal(instance, "input", data)
     if id is not None:
         check_key(id)
     return (
         input.name, data.decode(), id, input.version(version), check_name(queue, "a queue's name"), priority,
         seconds(delay) or 0.0,
-        None if labels is None else encode(labels, what="labels").decode(), instance,
+        None if labels is None else encode(labels, what="labels").decode(), uuid.UUID(bytes=instance),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ import logging
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from itertools import islice, repeat
 from typing import Any, Protocol
 
@@ -22,6 +22,7 @@ from pgdurable._engine import probes
 from pgdurable._engine.busy_wait import selector_of, spare_time
 from pgdurable._engine.clock import DatabaseClock
 from pgdurable._engine.link import Link
+from pgdurable._engine.trouble import Troubles
 from pgdurable.errors import PgDurableError
 
 __all__ = ["Journal", "Tag"]
@@ -61,6 +62,7 @@ class Journal:
         statements: texts of sql/queries/flush.sql.
         on_fenced: called once when the worker's lease is found taken; nothing is written afterwards.
         on_notice: called with the payloads of notifications that arrived.
+        on_connected, troubles: as in Link.
         flush_timeout: seconds after which an unanswered flush counts as a lost connection.
         prepared: whether what its connection has prepared stays so (see route.py).
         busy_wait: seconds to look for an answer instead of sleeping, see busy_wait.py.
@@ -74,6 +76,8 @@ class Journal:
         on_fenced: Callable[[], None],
         on_notice: Callable[[set[str]], None],
         clock: DatabaseClock,
+        on_connected: Callable[[str | None], Awaitable[bool]] | None = None,
+        troubles: Troubles | None = None,
         flush_timeout: float = 30.0,
         copy_from: int = COPY_FROM,
         busy_wait: float = 0.0,
@@ -82,7 +86,10 @@ class Journal:
         self.flusher = Flusher(statements, copy_from)
         self._copy_from = copy_from
         self.clock = clock
-        self._link = Link(self.flusher, dsn, on_ready=self._ready, on_back=self._back)
+        self._link = Link(
+            self.flusher, dsn, on_ready=self._ready, on_connected=on_connected or _any_server, on_back=self._back,
+            troubles=troubles or Troubles(),
+        )  # fmt: skip
         self._link.prepared = prepared
         self._on_fenced = on_fenced
         self._on_notice = on_notice
@@ -99,13 +106,17 @@ class Journal:
         self._answers: deque[tuple[Iterator[Any], Iterator[int]]] = deque()
         self._pause_until = 0.0
         self._backoff = 0.0
+        self._distrusted = 0.0
         self._drained: list[asyncio.Future[None]] = []
         self.on_answer: Callable[[], None] = lambda: None
 
     # -- life --------------------------------------------------------------------------------------------------
 
-    async def open(self, worker: int | None, setup: list[str]) -> None:
-        """Connects for a worker's incarnation (None: a client's). Raises ConnectionError at the first failure."""
+    async def open(self, worker: int | None, setup: list[str]) -> str | None:
+        """Connects for a worker's incarnation (None: a client's). Raises ConnectionError at the first failure.
+
+        Returns what the first command of the set-up gave.
+        """
         self._loop = asyncio.get_running_loop()
         if self._busy_wait > 0.0:
             self._selector = selector_of(self._loop)
@@ -113,7 +124,7 @@ class Journal:
                 logger.warning("busy_wait has no effect on an event loop of type %s", type(self._loop).__name__)
         self._fenced = False
         self.flusher.copy_from = self._copy_from
-        await self._link.open(worker, setup)
+        return await self._link.open(worker, setup)
 
     @property
     def reconnects(self) -> int:
@@ -197,6 +208,13 @@ class Journal:
         """Gives up a flush that has gone unanswered too long; called from time to time."""
         if self.flusher.connected and self.flusher.flying_for_s > self._flush_timeout:
             self._lost(ConnectionError(f"no answer to a flush within {self._flush_timeout:g} s"))
+
+    def distrust(self) -> None:
+        """New connections lead to another server than this one: goes where they lead."""
+        now = time.monotonic()
+        if self._link.up and not self._closed and not self._fenced and now - self._distrusted > 1.0:
+            self._distrusted = now
+            self._lost(ConnectionError("another server answers than before"))
 
     # -- sending -----------------------------------------------------------------------------------------------
 
@@ -362,3 +380,7 @@ class Journal:
     def _recovered(self) -> None:
         self._link.recovered()
         self._backoff = 0.0
+
+
+async def _any_server(found: str | None) -> bool:
+    return True

@@ -14,13 +14,16 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Any
 
 import msgspec
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from pgdurable._engine.tasks import heed_cancel, within
+from pgdurable._engine.answers import answers_within, borrow
+from pgdurable._engine.tasks import heed_cancel
+from pgdurable._engine.trouble import Troubles
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries, quote_schema
 
@@ -32,6 +35,9 @@ ABSENT_AFTER_S = 1.0
 # While somebody is absent we look this often, so that a killed worker's instances go on within two seconds.
 _LOOK_AGAIN_S = 0.25
 EXPIRED_AFTER_S = 2.0
+_RETIRE_S = 5.0
+_AGAIN_AFTER_S = 0.05
+_PLACE = "the lease is not renewed"
 
 
 class Membership:
@@ -42,6 +48,10 @@ class Membership:
         pooled: whether sessions are others' too (see route.py): then none marks this worker's presence.
         on_fenced: called when this worker itself was taken over.
         on_orphans: called when another worker has been declared dead by us.
+        troubles: is told when the lease cannot be renewed.
+
+    Attributes:
+        joined: the database's time of joining. After a failover that lost it another worker may have the same id.
     """
 
     def __init__(
@@ -54,6 +64,7 @@ class Membership:
         pooled: bool = False,
         on_fenced: Callable[[], None],
         on_orphans: Callable[[], None],
+        troubles: Troubles,
     ) -> None:
         self._pool = pool
         self._schema = quote_schema(schema)
@@ -63,29 +74,35 @@ class Membership:
         self.interval = min(1.0, lease / 4)
         self.worker = 0
         self._pooled = pooled
+        self.joined: datetime | None = None
         self._on_fenced = on_fenced
         self._on_orphans = on_orphans
+        self._troubles = troubles
         self._seen: dict[int, tuple[int, float, float | None]] = {}
         self._last_beat = 0.0
 
     async def join(self, workflows: list[dict[str, str]]) -> int:
         """Enters a new incarnation and returns its id."""
-        async with self._pool.connection() as conn:
+        async with borrow(self._pool) as conn:
             cursor = await conn.execute(
                 self._sql["join_worker"],
                 (self.name, msgspec.json.encode(workflows).decode(), self.lease, not self._pooled),
             )
             row = await cursor.fetchone()
-        assert row is not None
+            assert row is not None
+            cursor = await conn.execute(self._sql["joined_at"], (row[0],))
+            joined = await cursor.fetchone()
         self.worker = int(row[0])
+        self.joined = joined[0] if joined is not None else None
         self._seen.clear()
         return self.worker
 
-    def session_setup(self) -> list[str]:
+    def session_setup(self, first: str) -> list[str]:
         """What the journal's connection runs first: it marks our presence and hears notifications."""
         if self._pooled:
-            return []
+            return [first]
         return [
+            first,
             f"select pg_try_advisory_lock_shared({self._schema}.lock_class(1), {self.worker})",
             f"listen pgdurable_{self._schema}",
         ]
@@ -93,10 +110,12 @@ class Membership:
     async def beat(self, stats: Mapping[str, Any] | None) -> None:
         """Renews the lease, looks at the others, takes over who is gone."""
         data = None if stats is None else msgspec.json.encode(stats).decode()
-        async with self._pool.connection() as conn:
+        longest = max(self.lease, 2.0)
+        async with borrow(self._pool, longest) as conn:
             try:
-                cursor = await conn.execute(self._sql["beat"], (self.worker, self.lease, data))
-                others = await cursor.fetchall()
+                with answers_within(conn, longest):
+                    cursor = await conn.execute(self._sql["beat"], (self.worker, self.lease, data))
+                    others = await cursor.fetchall()
             except psycopg.Error as error:
                 if error.sqlstate == "PGD01":
                     self._on_fenced()
@@ -136,7 +155,7 @@ class Membership:
         while True:
             heed_cancel()
             try:
-                async with self._pool.connection() as conn:
+                async with borrow(self._pool) as conn:
                     cursor = await conn.execute(self._sql["mark_draining"], (self.worker,))
                     if await cursor.fetchone() is not None:
                         return
@@ -147,27 +166,37 @@ class Membership:
     async def hint_others(self) -> None:
         """Tells the other workers that there is something to claim. Only a hint: they look by themselves, too."""
         try:
-            async with self._pool.connection() as conn:
+            async with borrow(self._pool) as conn:
                 await conn.execute(self._sql["hint_others"])
         except (psycopg.Error, OSError) as error:
             logger.debug("cannot give the other workers a hint: %s", error)
 
-    async def leave(self) -> None:
-        """Ends the incarnation: what it still owns is free at once."""
-        async with self._pool.connection() as conn:
-            await conn.execute(self._sql["leave_worker"], (self.worker,))
+    async def leave(self, longest: float) -> None:
+        """Ends the incarnation: what it still owns is free at once. Takes so many seconds at most."""
+        async with borrow(self._pool, longest) as conn:
+            with answers_within(conn, longest):
+                await conn.execute(self._sql["leave_worker"], (self.worker,))
+
+    async def retire(self, worker: int, joined: datetime | None) -> None:
+        """Ends an earlier incarnation of ours whose memory was dropped: what it owns is free at once."""
+        async with borrow(self._pool) as conn:
+            with answers_within(conn, _RETIRE_S):
+                await conn.execute(self._sql["retire_worker"], (worker, joined))
 
     async def keep(self, stats: Callable[[], Mapping[str, Any]]) -> None:
         """Beats until cancelled. Trouble with the server is waited out."""
-        complained = False
+        failed = False
         while True:
             heed_cancel()
             try:
-                await within(max(self.lease, 2.0), self.beat(stats()))
-                complained = False
-            except (psycopg.Error, asyncio.TimeoutError, OSError) as error:
-                if not complained:
-                    logger.warning("cannot renew the lease of worker %s: %s", self.worker, server_said(error))
-                complained = True
+                await self.beat(stats())
+                failed = False
+                self._troubles.over(_PLACE)
+            except (psycopg.Error, OSError) as error:
+                if not failed:
+                    failed = True  # a pooled connection had died, most likely: the next is new
+                    await asyncio.sleep(_AGAIN_AFTER_S)
+                    continue
+                self._troubles.say(_PLACE, server_said(error))
             missed = any(absent_since is not None for _, _, absent_since in self._seen.values())
             await asyncio.sleep(_LOOK_AGAIN_S if missed else self.interval)

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pgdurable._engine.poller import Poller
     from pgdurable._engine.starts import KeyedStarts
     from pgdurable._engine.sweeper import Sweeper
+    from pgdurable._engine.trouble import Troubles
 
 __all__ = ["Metrics", "gather"]
 
@@ -43,7 +44,13 @@ class Metrics(TypedDict, total=False):
 
 
 def gather(
-    host: Host, journal: Journal, gates: tuple[Gate, ...], keyed: KeyedStarts, poller: Poller, sweeper: Sweeper
+    host: Host,
+    journal: Journal,
+    gates: tuple[Gate, ...],
+    keyed: KeyedStarts,
+    poller: Poller,
+    sweeper: Sweeper,
+    troubles: Troubles,
 ) -> Metrics:
     """The figures of this moment."""
     backlog, backlog_bytes = journal.load
@@ -62,6 +69,6 @@ def gather(
         "polls": poller.polls,
         "removed": sweeper.removed,
         "reconnects": journal.reconnects,
-        "trouble": journal.trouble,
+        "trouble": journal.trouble or troubles.what,
         **host.flusher.stats(),
     }

@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from pgdurable._engine.database import Database
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
-from pgdurable.errors import ConnectionFailed
+from pgdurable.errors import ConnectionFailed, PgDurableError
 
 __all__ = ["Outcome", "Outcomes"]
 
@@ -69,6 +69,13 @@ class Outcomes:
                 future.cancel()
         self._waiting.clear()
 
+    def _refuse(self, asked: list[uuid.UUID], error: PgDurableError) -> None:
+        """They cannot be asked for: whoever waits is told so, rather than waiting for ever."""
+        for id in asked:
+            for future in self._waiting.pop(id.bytes, ()):
+                if not future.done():
+                    future.set_exception(error)
+
     async def _watch(self) -> None:
         pause = 0.005
         encryption = self._database.encryption
@@ -81,6 +88,9 @@ class Outcomes:
                     rows = await self._database.rows("outcomes", (asked[first : first + _ASKED_AT_ONCE],))
                 except ConnectionFailed:
                     rows = []
+                except PgDurableError as refusal:
+                    self._refuse(asked, refusal)
+                    break
                 for id, status, output, error in rows:
                     news += 1
                     if encryption is not None:

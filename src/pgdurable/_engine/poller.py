@@ -19,12 +19,14 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
 from pgdurable._engine.looks import Looks
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._engine.trials import Trials
+from pgdurable._engine.trouble import Troubles
 from pgdurable._engine.upkeep import Upkeep
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
@@ -47,6 +49,8 @@ _TIDY_EVERY_S = 30.0
 _DOUBT_S = 10.0
 _LOOK_IN_DOUBT_S = 1.0
 _LOOK_ANYWAY_S = 30.0
+_AGAIN_AFTER_S = 0.05
+_PLACE = "work is not looked for"
 
 
 class _Batch(NamedTuple):
@@ -65,6 +69,7 @@ class Poller:
         trials: those of them that are suspected of killing their workers.
         gate: claims wait for their turn there, as starts do.
         interval: seconds between two looks when nothing hints.
+        troubles: is told when looking fails.
     """
 
     def __init__(
@@ -78,6 +83,7 @@ class Poller:
         trials: Trials,
         gate: Gate,
         interval: float,
+        troubles: Troubles,
     ) -> None:
         self._host = host
         self._pool = pool
@@ -88,6 +94,7 @@ class Poller:
         self._gate = gate
         self._turn: asyncio.Task[None] | None = None
         self._interval = interval
+        self._troubles = troubles
         self._hint = Bell()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
@@ -105,6 +112,12 @@ class Poller:
         self._looks = Looks()
         self._claimed: list[Any] = []
         self.polls = 0
+
+    def doubt(self) -> None:
+        """The connection for transitions was lost: what this worker owns and does not have is looked for."""
+        self._unsure = True
+        self._looks = Looks()  # on another server the queue may have gone back
+        self.hint()
 
     def hint(self) -> None:
         """Looks as soon as possible."""
@@ -129,20 +142,24 @@ class Poller:
 
     async def run(self) -> None:
         """Polls until cancelled. Trouble with the server is waited out."""
-        complained = False
+        failed = False
         while True:
             heed_cancel()
             self._hint.clear()
             began = time.monotonic()
             try:
                 more = await self.poll()
-                complained = False
+                failed = False
+                self._troubles.over(_PLACE)
             except (psycopg.Error, OSError) as error:
                 if getattr(error, "sqlstate", None) == "PGD01":
                     self._host.on_fenced()
-                elif not complained:
-                    logger.warning("cannot look for work: %s", server_said(error))
-                    complained = True
+                elif failed:
+                    self._troubles.say(_PLACE, server_said(error))
+                else:
+                    failed = True  # a pooled connection had died, most likely: the next is new
+                    await asyncio.sleep(_AGAIN_AFTER_S)
+                    continue
                 more = False
             if not more:
                 await asyncio.sleep(min(time.monotonic() - began, _LONGEST_GAP_S))
@@ -155,7 +172,7 @@ class Poller:
         if host.fenced:
             return False
         worker = host.worker
-        async with self._pool.connection() as conn:
+        async with borrow(self._pool) as conn:
             if self._looks.begin():
                 cursor = await conn.execute(self._sql["last_event"])
                 row = await cursor.fetchone()
@@ -177,6 +194,7 @@ class Poller:
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
                 await conn.execute(self._sql["drop_stale_events"])
+                await conn.execute(self._sql["forget_signal_keys"])
             if not claimed and self._names:
                 with self._looks.counted():
                     cursor = await conn.execute(self._sql["next_due"], (self._names, self._looks.since(self._names)))
@@ -341,8 +359,8 @@ class Poller:
             with self._looks.counted():
                 params = (self._host.worker, self._looks.after_event, self._looks.after_event)
                 cursor = await conn.execute(self._sql["owned_events"], params)
-        for seq, id, kind, name, payload in await cursor.fetchall():
-            self._host.take_event(seq, id.bytes, kind, name, payload)
+        for seq, id, kind, name, payload, sent_at in await cursor.fetchall():
+            self._host.take_event(seq, id.bytes, kind, name, payload, sent_at)
 
 
 @contextmanager

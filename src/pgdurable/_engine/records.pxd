@@ -14,7 +14,7 @@ cdef class TimerRecord:
 
 cdef class SignalRecord:
     cdef public Hosted hosted
-    cdef public object name, payload
+    cdef public object name, payload, seq
 
 cdef class ReleaseRecord:
     cdef public Hosted hosted

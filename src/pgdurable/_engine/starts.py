@@ -11,17 +11,21 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine import probes
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.connections import is_passing
 from pgdurable._engine.host import Host
 from pgdurable._engine.tasks import end_tasks
+from pgdurable._engine.trouble import Troubles
 from pgdurable._secret import SHOW_VALUES, server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import InvalidId, PgDurableError
 from pgdurable.workflow import Workflow
 
 __all__ = ["BulkStart", "KeyedStarts", "never_told"]
+
+_PLACE = "starts with ids wait"
 
 
 class BulkStart:
@@ -75,10 +79,12 @@ class KeyedStarts:
         schema: str,
         most: int,
         new_id: Callable[[], bytes],
+        troubles: Troubles,
     ) -> None:
         self._host = host
         self._new_id = new_id
         self._pool = pool
+        self._troubles = troubles
         self._sql = named_queries("client", schema)
         self._filling: list[tuple[str, bytes, Workflow[Any, Any], bytes, str, bool, asyncio.Future[uuid.UUID]]] = []
         self._sender: asyncio.Task[None] | None = None
@@ -149,7 +155,7 @@ class KeyedStarts:
         again = False
         while True:
             try:
-                async with self._pool.connection() as conn:
+                async with borrow(self._pool) as conn:
                     cursor = await conn.execute(self._sql["start_keyed"], params)
                     rows = await cursor.fetchall()
                     there: dict[str, tuple[uuid.UUID, str]] = {}
@@ -167,10 +173,13 @@ class KeyedStarts:
                 elif not is_passing(error):
                     refusal = PgDurableError(f"PostgreSQL refused: {server_said(error)}")
                     raise refusal from (error if SHOW_VALUES else None)
+                elif again:
+                    self._troubles.say(_PLACE, server_said(error))
             # The ids make a second try harmless: what was committed is found there.
             again = True
             await asyncio.sleep(wait)
             wait = min(wait * 2, 1.0)
+        self._troubles.over(_PLACE)
         if probes.armed:
             probes.reach("keyed_start.committed")
         for place, instance_id, created, at in rows:
@@ -197,7 +206,7 @@ class KeyedStarts:
                 _answer(future, existing[0])
 
     async def _take_up(self, id: bytes, key: str, definition: Workflow[Any, Any], data: bytes) -> None:
-        async with self._pool.connection() as conn:
+        async with borrow(self._pool) as conn:
             cursor = await conn.execute(self._sql["describe"], (uuid.UUID(bytes=id),))
             row = await cursor.fetchone()
         if row is not None and row[4] == "running" and row[7] == self._host.worker:

@@ -7,6 +7,7 @@ BEGIN and the fence travel with the step's first statement, the checkpoint with 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Generator, Iterator
 from contextlib import contextmanager
 from time import monotonic
@@ -16,9 +17,10 @@ import psycopg
 from psycopg import pq
 from psycopg.generators import fetch_many, send
 from psycopg.pq import TransactionStatus
-from psycopg.waiting import Ready, Wait
+from psycopg.waiting import Ready, Wait, wait_async
 
 from pgdurable._engine import probes
+from pgdurable._engine.answers import answer_s, answers_within, cut
 
 __all__ = ["AsyncStepConnection", "StepConnection", "StepTexts"]
 
@@ -173,12 +175,15 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         the connection broke, the outcome is not known.
         """
         committed: list[bytes] = []
+        limit = asyncio.get_running_loop().call_later(answer_s(), cut, self)
         try:
             async with self.lock:
                 await self.wait(self._step_commit_gen(row, formats, committed))
         except _INTERRUPTED:
             if not committed:
                 raise
+        finally:
+            limit.cancel()
         return committed[0]
 
     async def abandon_step(self) -> None:
@@ -186,7 +191,8 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         if self._step_begin is not None or self.closed or self._pipeline is not None:
             return  # with a pipeline left open, the pool closes the connection
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            await self.execute("ROLLBACK")
+            with answers_within(self, answer_s()):
+                await self.execute("ROLLBACK")
 
     def ended(self) -> None:
         self._in_step = False
@@ -352,13 +358,20 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         """Ends what runs on the server and takes its answers, as psycopg does."""
         if self.pgconn.transaction_status != TransactionStatus.ACTIVE:
             return
+        limit = asyncio.get_running_loop().call_later(2 * _CANCEL_S, cut, self)
         try:
             await self.cancel_safe(timeout=_CANCEL_S)
-            await asyncio.wait_for(super().wait(_resumed(gen, Wait.R)), _CANCEL_S)
+            await wait_async(_resumed(gen, Wait.R), self.pgconn.socket, 0.1)
         except psycopg.errors.QueryCanceled:
             pass
         except BaseException:
-            self.pgconn.finish()  # in what state it is nobody knows
+            # In what state it is nobody knows. Not pgconn.finish(): psycopg's generator may still use what that frees.
+            cut(self)
+            with contextlib.suppress(psycopg.Error):
+                while self.pgconn.status == pq.ConnStatus.OK:
+                    self.pgconn.consume_input()  # the end
+        finally:
+            limit.cancel()
 
     async def close(self) -> None:
         await super().close()

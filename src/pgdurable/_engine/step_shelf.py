@@ -13,10 +13,13 @@ from collections import deque
 from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.answers import getconn
 from pgdurable._engine.connections import read_only_for_good
 from pgdurable._engine.step_connection import AsyncStepConnection
 
 __all__ = ["StepShelf"]
+
+_PATIENCE_S = 5.0
 
 
 class StepShelf:
@@ -54,7 +57,7 @@ class StepShelf:
             if self._held < self._max_size:
                 self._held += 1
                 try:
-                    return await self._pool.getconn()
+                    return await getconn(self._pool, _PATIENCE_S)
                 except BaseException:
                     self._let_go()
                     raise

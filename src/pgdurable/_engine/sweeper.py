@@ -23,6 +23,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.tasks import heed_cancel, within
 from pgdurable._store.sql import named_queries
 
@@ -218,7 +219,7 @@ class Sweeper:
         try:
             for name, detach, finalize in spent:
                 logger.info("partition %s of history is dropped: none of its instances is there any more", name)
-                async with self._pool.connection() as conn:
+                async with borrow(self._pool) as conn:
                     try:
                         await within(_DETACH_S, conn.execute(finalize or detach))
                     except (psycopg.errors.FeatureNotSupported, psycopg.errors.InsufficientPrivilege):
@@ -270,7 +271,7 @@ class Sweeper:
         return row
 
     async def _rows(self, query: str, params: Any) -> list[Any]:
-        async with self._pool.connection() as conn:
+        async with borrow(self._pool) as conn:
             cursor = await conn.execute(self._sql[query], params)
             return await cursor.fetchall()
 

@@ -19,17 +19,20 @@ from typing import TYPE_CHECKING, Any
 
 import psycopg
 from psycopg import pq
-from psycopg_pool import AsyncConnectionPool, ConnectionPool
+from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgdurable._engine import probes
+from pgdurable._engine.answers import LimitedConnection, answer_s, cut
 from pgdurable._engine.clock import micros
-from pgdurable._engine.connections import read_only, read_only_for_good
+from pgdurable._engine.connections import is_passing, read_only, read_only_for_good
 from pgdurable._engine.pool_share import PoolShare
 from pgdurable._engine.route import Route
+from pgdurable._engine.same_server import SameServer
 from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
 from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
 from pgdurable._engine.tasks import within
+from pgdurable._engine.trouble import Troubles
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
@@ -47,11 +50,31 @@ _VOIDED = object()
 _TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 20]
 _FORMATS = [pq.Format.BINARY, *[pq.Format.TEXT] * 8]
 _LONGEST_WAIT_FOR_ORDER_S = 0.5
+_PLACE = "transaction steps wait"
+_SAY_FROM_S = 0.08  # the first tries may have met connections that had died while they lay idle
 _EPOCH_2000_US = 946_684_800_000_000  # what PostgreSQL's binary timestamps count from
 
 
 class _Unavailable(Exception):
     """The connection was refused or broke, and the transaction has not taken effect."""
+
+
+class _Broken(Exception):
+    """The connection broke at the commit: whether the transaction took effect is to be found out."""
+
+
+# What ends a session for what the step did in it, and what is the server's trouble though the session lives.
+_OWN_DOING = ("25P03", "25P04")
+_FULL = ("53100", "53300")
+
+
+def _is_away(error: psycopg.Error, conn: psycopg.AsyncConnection[Any] | psycopg.Connection[Any] | None) -> bool:
+    """Whether the server is to blame, and not the step: then it is tried again without an attempt of its own."""
+    if conn is None or conn.closed:
+        return error.sqlstate not in _OWN_DOING and (is_passing(error) or error.sqlstate is None)
+    if isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+        return read_only(conn)
+    return error.sqlstate in _FULL
 
 
 class Transactions:
@@ -61,6 +84,8 @@ class Transactions:
         pool: autocommit connections for `async def` steps.
         dsn: for the connections of `def` steps, opened when the first one runs.
         route: how the server is reached.
+        server: what their connections have to lead to.
+        troubles: is told while steps wait for the server.
     """
 
     def __init__(
@@ -71,12 +96,18 @@ class Transactions:
         schema: str,
         max_size: int,
         route: Route,
+        *,
+        server: SameServer,
+        troubles: Troubles,
     ) -> None:
         self._host = host
         self._dsn = dsn
         self._route = route
         self._share = PoolShare(max_size, pause_s=_LONGEST_WAIT_FOR_ORDER_S) if route.pooled else None
         self._max_size = max_size
+        self._server = server
+        self._troubles = troubles
+        self._waiting = 0  # steps that could not run for a while
         queries = named_queries("worker", schema)
         # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
         # and so frees the rows they have locked. It travels with the first statement, or (`def`) with BEGIN.
@@ -101,11 +132,16 @@ class Transactions:
         error: BaseException | None = None
         at_us: int | None = None
         wait = 0.02
+        waits = False
         while True:
             try:
                 at_us = await self._try(run)
-            except _Unavailable:
+            except _Unavailable as away:
                 # The server is away: that is no failure of the step, so it costs no attempt.
+                if wait >= _SAY_FROM_S or isinstance(away.__cause__, PoolTimeout):
+                    self._waiting += not waits
+                    waits = True
+                    self._troubles.say(_PLACE, server_said(away.__cause__ or away))
                 try:
                     await asyncio.sleep(wait)
                     wait = min(wait * 2, 1.0)
@@ -115,6 +151,9 @@ class Transactions:
             except BaseException as caught:
                 error = caught
             break
+        self._waiting -= waits
+        if not self._waiting:
+            self._troubles.over(_PLACE)
         hosted = run.hosted
         interrupted = run.interrupted(error)
         wanted = run.end_attempt()
@@ -152,7 +191,7 @@ class Transactions:
 
     async def _attempt(self, run: StepRun) -> int:
         command = run.command
-        committing = False
+        committing = broken = False
         conn: AsyncStepConnection | None = None
         try:
             conn = await self._shelf.take()
@@ -169,6 +208,7 @@ class Transactions:
                 # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
                 at = await conn.commit_step(self._binary_row(run, payload), _FORMATS)
             except BaseException:
+                broken = conn.closed
                 await conn.abandon_step()
                 raise
             finally:
@@ -177,45 +217,60 @@ class Transactions:
                     await conn.close()
                 await self._shelf.put(conn)
             return int.from_bytes(at, "big", signed=True) + _EPOCH_2000_US
-        except psycopg.OperationalError as error:
-            if committing:
-                return await self._settled(run, error)
-            if conn is None or conn.closed:
-                raise _Unavailable from error
-            raise
         except psycopg.Error as error:
+            if committing:
+                if broken or isinstance(error, psycopg.OperationalError):
+                    return await self._settled(run, error)
+                run.hosted.give_back(run)
             if conn is not None and conn.forgot and command.name not in self._careful:
                 self._careful.add(command.name)
-            elif not isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+            elif conn is not None and not broken and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                if not await self._takes_no_writes(conn):
+                    raise  # the user's own doing
+            elif not _is_away(error, conn):
                 raise
-            elif conn is not None and not await self._takes_no_writes(conn):
-                raise  # the user's own doing
             run.hosted.order_settled(run)
             raise _Unavailable from error
 
     async def _attempt_in_thread(self, run: StepRun) -> int:
         loop = self._host.loop
-        future = loop.run_in_executor(self._host.threads, self._attempt_blocking, run)
+        limits: list[asyncio.TimerHandle] = []
+        future = loop.run_in_executor(self._host.threads, self._attempt_blocking, run, limits)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
             # The thread goes on; it asks before it commits, and is told no.
             future.add_done_callback(lambda done: done.cancelled() or done.exception())
             raise
-        except psycopg.OperationalError as error:
-            if run.committing:
-                return await self._settled(run, error)
-            raise
+        except _Broken as broken:
+            return await self._settled(run, broken)
         except psycopg.errors.ReadOnlySqlTransaction as error:
+            if run.committing:
+                run.hosted.give_back(run)
             if not self._route.pooled or not await self._takes_no_writes(None):
                 raise
             run.hosted.order_settled(run)
             raise _Unavailable from error
         except _Unavailable:
+            if run.committing:
+                run.hosted.give_back(run)
             run.hosted.order_settled(run)
             raise
+        except psycopg.Error:
+            if run.committing:
+                run.hosted.give_back(run)
+            raise
+        finally:
+            for limit in limits:
+                limit.cancel()
 
-    def _attempt_blocking(self, run: StepRun) -> int:
+    async def _permit(
+        self, run: StepRun, attempt: int, conn: StepConnection, limits: list[asyncio.TimerHandle]
+    ) -> None:
+        await self._hold_order(run, attempt)
+        limits.append(self._host.loop.call_later(answer_s(), cut, conn))
+
+    def _attempt_blocking(self, run: StepRun, limits: list[asyncio.TimerHandle]) -> int:
         command = run.command
         attempt = run.attempt
         conn: StepConnection | None = None
@@ -225,27 +280,27 @@ class Transactions:
                 conn.check_open()
                 payload = self._payload(run, value)
                 permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
-                    self._hold_order(run, attempt), self._host.loop
+                    self._permit(run, attempt, conn, limits), self._host.loop
                 )
                 permission.result()
                 row = conn.execute(self._checkpoint, self._row(run, payload), prepare=True).fetchone()
             assert row is not None
             return micros(row[0])
-        except psycopg.OperationalError as error:
-            if (conn is None or conn.closed) and not run.committing:
+        except psycopg.Error as error:
+            if run.committing and (conn is None or conn.closed or isinstance(error, psycopg.OperationalError)):
+                raise _Broken from error
+            if self._route.pooled and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
+                raise  # what the connection reports is of another session, maybe
+            if _is_away(error, conn):
                 raise _Unavailable from error
             raise
-        except psycopg.errors.ReadOnlySqlTransaction as error:
-            if self._route.pooled or (conn is not None and not read_only(conn)):
-                raise
-            raise _Unavailable from error
 
     async def _takes_no_writes(self, conn: AsyncStepConnection | None) -> bool:
         if not self._route.pooled:
             return conn is None or read_only(conn)
         # What was reported unasked is of the session that the pooler made first, maybe long ago.
         try:
-            async with await psycopg.AsyncConnection.connect(self._dsn, **self._route.options) as asking:
+            async with await LimitedConnection.connect(self._dsn, **self._route.options) as asking:
                 cursor = await asking.execute("select current_setting('transaction_read_only')")
                 return await cursor.fetchone() == ("on",)
         except psycopg.OperationalError:
@@ -271,8 +326,8 @@ class Transactions:
             if self._sync_pool is None:
                 self._sync_pool = ConnectionPool(
                     self._dsn, connection_class=StepConnection, kwargs=self._route.options, min_size=0,
-                    max_size=self._max_size, open=True, timeout=30.0,
-                    reset=None if self._route.pooled else _renew,
+                    max_size=self._max_size, open=True, timeout=5.0, reconnect_timeout=3.0,
+                    reset=None if self._route.pooled else _renew, configure=self._server.configure_blocking,
                 )  # fmt: skip
             return self._sync_pool
 
@@ -310,7 +365,7 @@ class Transactions:
             None if command.name is None else command.name.encode(), payload, b"%d" % run.hosted.worker,
         ]  # fmt: skip
 
-    async def _settled(self, run: StepRun, error: psycopg.OperationalError) -> int:
+    async def _settled(self, run: StepRun, error: Exception) -> int:
         found = await self._outcome(run)
         if found is _VOIDED:
             run.hosted.order_settled(run)
@@ -329,7 +384,8 @@ class Transactions:
             try:
                 # Not of the pool: its connections may all be held by steps that wait for locks of a step that waits
                 # for this instance's order, which is held until the outcome is known.
-                async with await psycopg.AsyncConnection.connect(self._dsn, **self._route.options) as conn:
+                async with await LimitedConnection.connect(self._dsn, **self._route.options) as conn:
+                    await self._server.configure(conn)
                     cursor = await conn.execute(self._settle, (
                         run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, run.hosted.worker,
                     ))  # fmt: skip
@@ -338,7 +394,9 @@ class Transactions:
                     cursor = await conn.execute(self._read, (run.hosted.uuid, run.event_id))
                     row = await cursor.fetchone()
                     return _VOIDED if row is None else micros(row[0])
-            except (psycopg.OperationalError, psycopg.InterfaceError) as error:
+            except psycopg.Error as error:
+                if not is_passing(error):
+                    raise
                 logger.debug("outcome of %s not known yet: %s", run.command.name, server_said(error))
             await asyncio.sleep(wait)
             wait = min(wait * 2, 1.0)

@@ -17,6 +17,7 @@ from typing import Any
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.clock import micros
 from pgdurable._engine.tasks import heed_cancel
 from pgdurable._secret import server_said
@@ -56,7 +57,7 @@ class Upkeep:
         """Partitions for the ids of the next weeks. Raises psycopg's errors."""
         give_up = time.monotonic() + _PATIENCE_S
         while True:
-            async with self._pool.connection() as conn:
+            async with borrow(self._pool) as conn:
                 try:
                     cursor = await conn.execute(self._sql["make_partitions"])
                 except psycopg.errors.LockNotAvailable:

@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -13,6 +15,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._core import add_audit_hook
+from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool
 from pgdurable._engine.database import Database
@@ -20,16 +23,19 @@ from pgdurable._engine.handover import hand_over
 from pgdurable._engine.host import Host
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.membership import Membership
+from pgdurable._engine.memory import Memory
 from pgdurable._engine.metrics import Metrics, gather
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.records import StartRecord
+from pgdurable._engine.same_server import SameServer
 from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.sweeper import Sweeper
 from pgdurable._engine.tasks import end_tasks, within
 from pgdurable._engine.transactions import Transactions
 from pgdurable._engine.trials import Trials
+from pgdurable._engine.trouble import Troubles
 from pgdurable._engine.upkeep import Upkeep
 from pgdurable._runtime.guard import install_guard
 from pgdurable._store.sql import named_queries
@@ -77,20 +83,24 @@ class Worker:
         database: Database,
         known: Registry,
         settings: Settings,
+        server: SameServer,
         worker_pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]],
         transaction_pool: AsyncConnectionPool[AsyncStepConnection],
     ) -> None:
         dsn, schema = database.dsn, database.schema
         self._database = database
         self._settings = settings
+        self._server = server
         self._worker_pool = worker_pool
         self._transaction_pool = transaction_pool
         self._joined = False
         self._tasks: list[asyncio.Task[None]] = []
         self._rejoining: asyncio.Task[None] | None = None
+        self.troubles = troubles = Troubles()
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema),
             on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=database.clock,
+            on_connected=lambda found: self._memory.compare(found), troubles=troubles,
             busy_wait=settings.busy_wait, prepared=database.route.prepared,
         )  # fmt: skip
         self.host = host = Host(
@@ -98,11 +108,12 @@ class Worker:
             park_after=settings.park_after, encryption=database.encryption,
         )  # fmt: skip
         host.transactions = Transactions(
-            host, transaction_pool, dsn, schema, settings.max_transactions, database.route
+            host, transaction_pool, dsn, schema, settings.max_transactions, database.route, server=server,
+            troubles=troubles,
         )  # fmt: skip
         self.membership = Membership(
             worker_pool, schema, lease=settings.lease, name=settings.name, pooled=database.route.pooled,
-            on_fenced=self._fenced, on_orphans=lambda: self.poller.hint(),
+            on_fenced=self._fenced, on_orphans=lambda: self.poller.hint(), troubles=troubles,
         )  # fmt: skip
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
@@ -111,9 +122,14 @@ class Worker:
         self.sweeper = Sweeper(worker_pool, schema)
         self.poller = Poller(
             host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
-            interval=settings.poll_interval,
+            interval=settings.poll_interval, troubles=troubles,
         )  # fmt: skip
-        self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id)
+        self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
+        self._memory = Memory(
+            host, self.membership, server, dsn, schema, database.route, on_lost=self._forgotten,
+            on_same=self.poller.doubt,
+        )  # fmt: skip
+        server.on_other = partial(host.loop.call_soon_threadsafe, journal.distrust)
         host.on_fenced = self._fenced
         host.on_parked = self.poller.hint_at
         if database.route.pooled:
@@ -129,16 +145,18 @@ class Worker:
         pools: list[AsyncConnectionPool[Any]] = []
         try:
             # Pools of their own: neither long transaction steps nor many readers may keep the lease from being renewed.
-            pools.append(await make_pool(database.dsn, max_size=3, route=database.route))
+            server = SameServer(database.schema, pooled=database.route.pooled)
+            pools.append(await make_pool(database.dsn, max_size=3, configure=server.configure, route=database.route))
             pools.append(
                 await make_pool(
                     database.dsn,
                     max_size=settings.max_transactions,
                     connection_class=AsyncStepConnection,
+                    configure=server.configure_step,
                     route=database.route,
                 )
             )
-            worker = cls(database, Registry(registry), settings, *pools)
+            worker = cls(database, Registry(registry), settings, server, *pools)
             worker.host.on_outcome = outcomes.tell
             await worker._register()
             await worker._enter()
@@ -154,7 +172,7 @@ class Worker:
         if not definitions:
             return
         try:
-            async with self._database.pool.connection() as conn:
+            async with borrow(self._database.pool) as conn:
                 sql = named_queries("worker", self._database.schema)
                 policies = [msgspec.json.encode(d.policies).decode() for d in definitions]
                 params = ([d.name for d in definitions], [d.version for d in definitions], policies)
@@ -168,10 +186,13 @@ class Worker:
     async def _enter(self) -> None:
         """A new incarnation: joins the workers and opens the journal under it."""
         host, membership = self.host, self.membership
+        self._server.known = None  # there is nothing in memory yet
         try:
-            host.worker = await membership.join([{"name": d.name, "version": d.version} for d in host.registry])
-            await self.journal.open(host.worker, membership.session_setup())
             await self._database.learn_time()
+            host.worker = await membership.join([{"name": d.name, "version": d.version} for d in host.registry])
+            self._server.known = await self.journal.open(
+                host.worker, membership.session_setup(self._server.setup)
+            )  # fmt: skip
             if not self.upkeep.end:
                 await self.upkeep.make_partitions()
         except (psycopg.Error, ConnectionError) as error:
@@ -227,8 +248,8 @@ class Worker:
             try:
                 if not host.fenced:
                     # A server that is away is not waited for: the lease runs out by itself.
-                    await within(5.0 if self.journal.trouble is None else 0.2, self.membership.leave())
-            except (psycopg.Error, asyncio.TimeoutError, PgDurableError) as trouble:
+                    await self.membership.leave(5.0 if self.journal.trouble is None else 0.2)
+            except (psycopg.Error, PgDurableError) as trouble:
                 logger.warning("could not sign off from the server (%s); the lease will run out", trouble)
             await close_pool(self._worker_pool)
             host.threads.shutdown(wait=False, cancel_futures=True)
@@ -266,18 +287,25 @@ class Worker:
     # -- losing and regaining the lease ----------------------------------------------------------------------------
 
     def _fenced(self) -> None:
+        self._leave_off("was taken over")
+
+    def _forgotten(self) -> None:
+        """The database has lost something that what is in memory follows from."""
+        self._leave_off("was forgotten in part", (self.host.worker, self.membership.joined))
+
+    def _leave_off(self, why: str, retired: tuple[int, datetime | None] | None = None) -> None:
         host = self.host
         if not self._joined or host.fenced:
             return
         host.fenced = True
         if host.draining:
-            logger.warning("worker %s was taken over while it was stopping; it drops what it held", host.worker)
+            logger.warning("worker %s %s while it was stopping; it drops what it held", host.worker, why)
             host.drop_everything()
             return
-        logger.warning("worker %s was taken over; it drops what it held and joins anew", host.worker)
-        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin())
+        logger.warning("worker %s %s; it drops what it held and joins anew", host.worker, why)
+        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin(retired))
 
-    async def _rejoin(self) -> None:
+    async def _rejoin(self, retired: tuple[int, datetime | None] | None) -> None:
         host = self.host
         host.drop_everything()
         self.trials.clear()
@@ -286,6 +314,8 @@ class Worker:
         while True:
             try:
                 await self._enter()
+                if retired is not None:
+                    await self.membership.retire(*retired)
                 break
             except (PgDurableError, psycopg.Error) as error:
                 logger.debug("cannot join yet: %s", error)
@@ -299,7 +329,7 @@ class Worker:
         self.journal.resend_all()
         self.gate.open_up()
         self._rejoining = None
-        self.poller.hint()
+        self.poller.doubt()
 
     # -- how much there is ---------------------------------------------------------------------------------------
 
@@ -319,4 +349,7 @@ class Worker:
 
     def metrics(self) -> Metrics:
         """As `Engine.metrics`."""
-        return gather(self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller, self.sweeper)
+        return gather(
+            self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller, self.sweeper,
+            self.troubles,
+        )  # fmt: skip

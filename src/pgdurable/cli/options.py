@@ -15,6 +15,7 @@ import typer
 from psycopg.rows import dict_row
 
 from pgdurable import sync
+from pgdurable._engine.answers import BlockingConnection
 from pgdurable._engine.connections import connect_failed, resolve_dsn
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries, quote_schema
@@ -65,7 +66,8 @@ class Target:
     def session(self) -> Iterator[Session]:
         """A read-only look at what the client does not tell. Raises ConnectionFailed."""
         try:
-            conn = psycopg.connect(self.dsn, autocommit=True, prepare_threshold=None)  # there may be a pooler
+            # There may be a pooler.
+            conn = BlockingConnection.connect(self.dsn, autocommit=True, prepare_threshold=None)
         except psycopg.Error as error:
             raise connect_failed(self.dsn, error) from None
         with conn:
