@@ -113,3 +113,16 @@ select count(*) as events, pg_catalog.count(distinct e.instance_id) as instances
   join @extschema@.instances i on i.id = e.instance_id
  where e.created_at < now() - interval '1 minute'
    and i.status not in ('completed', 'failed', 'cancelled', 'timed_out')
+
+-- name: held_back
+select h.kind, h.name, h.seconds, h.xids, h.hint
+  from @extschema@.held_back h
+ where coalesce(h.seconds, 0.0::float8) >= 600.0::float8 or h.xids >= 1000000
+ order by h.xids desc
+ limit 5
+
+-- name: dead_rows
+select d.name, d.live, d.dead, d.autovacuum,
+       extract(epoch from now() - d.vacuumed_at)::float8 as since
+  from @extschema@.dead_rows d
+ order by d.dead desc

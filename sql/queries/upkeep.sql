@@ -62,3 +62,9 @@ select @extschema@.detach_spent()
 
 -- name: drop_detached
 select @extschema@.drop_detached()
+
+-- name: vacuum_state
+select (select h.seconds from @extschema@.held_back h order by h.xids desc limit 1) as seconds,
+       (select h.xids from @extschema@.held_back h order by h.xids desc limit 1) as xids,
+       (select h.kind || ' '::text || h.name from @extschema@.held_back h order by h.xids desc limit 1) as holder,
+       (select sum(d.dead)::bigint from @extschema@.dead_rows d) as dead

@@ -14,7 +14,7 @@ grant select on
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
-    @extschema@.history_partitions
+    @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows
     to @reader@, @worker@, @admin@;
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from pgdurable._engine.starts import KeyedStarts
     from pgdurable._engine.sweeper import Sweeper
     from pgdurable._engine.trouble import Troubles
+    from pgdurable._engine.upkeep import Upkeep
 
 __all__ = ["Metrics", "gather"]
 
@@ -31,6 +32,9 @@ class Metrics(TypedDict, total=False):
     callers_waited: int
     polls: int
     removed: int
+    held_back_s: float | None
+    held_back_xids: int | None
+    dead_rows: int | None
     reconnects: int
     trouble: str | None
     transitions: int
@@ -51,6 +55,7 @@ def gather(
     poller: Poller,
     sweeper: Sweeper,
     troubles: Troubles,
+    upkeep: Upkeep,
 ) -> Metrics:
     """The figures of this moment."""
     backlog, backlog_bytes = journal.load
@@ -68,6 +73,9 @@ def gather(
         "callers_waited": sum(gate.waited for gate in gates),
         "polls": poller.polls,
         "removed": sweeper.removed,
+        "held_back_s": upkeep.held_back_s,
+        "held_back_xids": upkeep.held_back_xids,
+        "dead_rows": upkeep.dead_rows,
         "reconnects": journal.reconnects,
         "trouble": journal.trouble or troubles.what,
         **host.flusher.stats(),

@@ -1,4 +1,5 @@
-"""What a worker does for the tables themselves: partitions of history are made ahead of time.
+"""What a worker does for the tables themselves: partitions of history are made ahead of time, and it is
+looked at whether dead rows are removed.
 
 Every worker looks; there is no leader. Whoever gets an advisory lock does the work, and the hot path waits for none of
 it.
@@ -34,6 +35,8 @@ _SOON_S = 60.0
 # Another worker makes partitions just now: it is waited for so long.
 _PATIENCE_S = 20.0
 _ENOUGH = timedelta(hours=1)
+_LOOK_EVERY_S = 30.0
+_HELD_LONG_S, _HELD_LONG_XIDS = 600.0, 1_000_000
 
 
 class Upkeep:
@@ -41,6 +44,9 @@ class Upkeep:
 
     Attributes:
         end: the least id for which no partition is known; ids below have theirs.
+        held_back_s, held_back_xids: for how long, and for how many transactions, somebody has kept dead rows from being
+            removed; None: nobody does (or PostgreSQL does not tell how long).
+        dead_rows: in the tables that change.
     """
 
     def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str) -> None:
@@ -50,6 +56,10 @@ class Upkeep:
         self._until: datetime | None = None
         self.end = b""
         self._wake = asyncio.Event()
+        self.held_back_s: float | None = None
+        self.held_back_xids: int | None = None
+        self.dead_rows: int | None = None
+        self._held_long = False
 
     # -- partitions ------------------------------------------------------------------------------------------------
 
@@ -122,21 +132,40 @@ class Upkeep:
                 raise psycopg.errors.LockNotAvailable(f"no partition of history could be made for instance {id}")
             await asyncio.sleep(0.02)
 
+    # -- what others do to the tables ---------------------------------------------------------------------------------
+
+    async def look_at_vacuum(self) -> None:
+        """Takes in who keeps dead rows from being removed, and how many there are. Raises psycopg's errors."""
+        async with self._pool.connection() as conn:
+            cursor = await conn.execute(self._sql["vacuum_state"])
+            row = await cursor.fetchone()
+        assert row is not None
+        self.held_back_s, self.held_back_xids, holder, self.dead_rows = row
+        long = (self.held_back_s or 0.0) >= _HELD_LONG_S or (self.held_back_xids or 0) >= _HELD_LONG_XIDS
+        if long and not self._held_long:
+            logger.warning(
+                "%s keeps dead rows from being removed for %s and %s transactions; see `pgdurable doctor`",
+                holder, "?" if self.held_back_s is None else f"{self.held_back_s:.0f} s", self.held_back_xids,
+            )  # fmt: skip
+        self._held_long = long
+
     # -- as a task ---------------------------------------------------------------------------------------------------
 
     async def run(self) -> None:
         """Keeps at it until cancelled. Trouble is waited out."""
-        wait = _EVERY_S * random.uniform(0.5, 1.0)  # not all workers at once
+        due = time.monotonic() + _EVERY_S * random.uniform(0.5, 1.0)  # not all workers at once
         while True:
             heed_cancel()
             self._wake.clear()
             try:
-                await asyncio.wait_for(self._wake.wait(), wait)
+                await asyncio.wait_for(self._wake.wait(), min(_LOOK_EVERY_S, max(due - time.monotonic(), 0.0)))
             except asyncio.TimeoutError:
                 pass
             try:
-                await self.make_partitions()
-                wait = _EVERY_S
+                if self._wake.is_set() or time.monotonic() >= due:
+                    due = time.monotonic() + _SOON_S
+                    await self.make_partitions()
+                    due = time.monotonic() + _EVERY_S
+                await self.look_at_vacuum()
             except (psycopg.Error, OSError) as error:
-                logger.warning("cannot make partitions ahead: %s", server_said(error))
-                wait = _SOON_S
+                logger.warning("cannot see to the tables: %s", server_said(error))

@@ -351,5 +351,5 @@ class Worker:
         """As `Engine.metrics`."""
         return gather(
             self.host, self.journal, (self.gate, self.keyed.gate), self.keyed, self.poller, self.sweeper,
-            self.troubles,
+            self.troubles, self.upkeep,
         )  # fmt: skip

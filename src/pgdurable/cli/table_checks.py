@@ -1,4 +1,4 @@
-"""What `doctor` looks at in the tables themselves: retention and partitions."""
+"""What `doctor` looks at in the tables themselves: retention, partitions, and whether vacuum comes by."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from pgdurable.cli.finding import Finding
 from pgdurable.cli.options import Session, Target
 from pgdurable.cli.text import count, nbytes, span
 
-__all__ = ["partitions", "retention"]
+__all__ = ["partitions", "retention", "vacuum"]
 
 _DAY_S = 86_400.0
+# Below this many dead rows nobody notices; autovacuum begins at 2 % of `instances` and 2,000 of `events`.
+_MANY_DEAD = 50_000
+_VACUUMED_S = 600.0
 # Partitions are made four weeks ahead; at less than this nobody has made any for long.
 _LEAST_AHEAD_S = 7 * _DAY_S
 
@@ -61,3 +64,36 @@ def partitions(session: Session, where: Target) -> Iterator[Finding]:
             f"{count(row['spent'], 'partition')} of history can be dropped: none of its instances is there any more",
             f"A worker does so within the hour, unless an older transaction is open. At once: {where.command('prune')}",
         )
+
+
+def vacuum(session: Session, where: Target) -> Iterator[Finding]:
+    """Whether dead rows are removed, or who keeps them."""
+    held = session.rows("held_back")
+    for row in held:
+        long = f" for {span(row['seconds'])}" if row["seconds"] is not None else ""
+        yield Finding(
+            "warning",
+            f"{row['kind']} {row['name']} has kept vacuum from removing dead rows{long} ({row['xids']:,} transactions)",
+            f"Tables and indexes grow meanwhile, and looks for work get slower. End it: {row['hint']};",
+        )
+    rows = session.rows("dead_rows")
+    for row in rows:
+        dead = f"table {row['name']} has {count(row['dead'], 'dead row')}"
+        if not row["autovacuum"]:
+            hint = f"alter table {where.schema}.{row['name']} reset (autovacuum_enabled); and set autovacuum = on."
+            yield Finding("warning", f"{dead}, and autovacuum does not come to it", hint)
+        elif row["dead"] >= max(_MANY_DEAD, row["live"]) and not (row["since"] or _DAY_S) < _VACUUMED_S:
+            last = "never" if row["since"] is None else f"{span(row['since'])} ago"
+            yield Finding(
+                "warning",
+                f"{dead}, {row['live']:,} live ones, and was last vacuumed {last}",
+                "Autovacuum does not keep up: look at autovacuum_max_workers and autovacuum_vacuum_cost_limit. "
+                f"At once: vacuum {where.schema}.{row['name']};",
+            )
+        elif row["dead"] >= max(_MANY_DEAD, row["live"]):
+            yield Finding("warning", f"{dead} that vacuum could not remove, {row['live']:,} live ones", _HELD)
+    if not held:
+        yield Finding("fine", "nobody keeps dead rows from being removed")
+
+
+_HELD = "Some session, prepared transaction or replication slot still sees them: select * from held_back."
