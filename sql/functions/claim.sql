@@ -52,7 +52,7 @@ begin
              order by i.strikes
              limit 1
          ) s
-         where w.state in ('dead', 'stopped');
+         where w.state in ('dead', 'stopped') and not w.emptied;
         company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
     end if;
     return query
@@ -71,7 +71,7 @@ begin
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
          ) o
-         where w.state in ('dead', 'stopped')
+         where w.state in ('dead', 'stopped') and not w.emptied
          limit greatest(room, 0)
     ), cleared as materialized (
         select o.id
@@ -84,7 +84,7 @@ begin
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
          ) o
-         where w.state in ('dead', 'stopped')
+         where w.state in ('dead', 'stopped') and not w.emptied
          limit greatest(room - (select count(*) from orphans), 0)
     ), suspected as materialized (
         select o.id, case when company < 1000 then 2 * o.lasted + 5 else least(o.lasted, 2) end as trial
@@ -97,7 +97,7 @@ begin
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
          ) o
-         where w.state in ('dead', 'stopped')
+         where w.state in ('dead', 'stopped') and not w.emptied
          limit greatest(
             least(company - on_trial, room - (select count(*) from orphans) - (select count(*) from cleared)), 0)
     ), left_behind as materialized (

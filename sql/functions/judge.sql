@@ -36,7 +36,7 @@ begin
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
          ) a
-         where w.state in ('dead', 'stopped')
+         where w.state in ('dead', 'stopped') and not w.emptied
          limit at_once
     )
     update @extschema@.instances i

@@ -128,6 +128,13 @@ select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
 -- name: last_event
 select @extschema@.last_event()
 
+-- name: mark_emptied
+-- What has ended comes to own nothing more, so once nothing is left it stays so.
+update @extschema@.workers w
+   set emptied = true
+ where w.state in ('dead', 'stopped') and not w.emptied
+   and not exists (select from @extschema@.instances i where i.owner in (w.id, -w.id))
+
 -- name: drop_stale_events
 -- From the events to their instances, as above.
 delete from @extschema@.events e

@@ -156,3 +156,28 @@ def test_leaving_memory_in_good_order_clears(ns: Namespace) -> None:
         [str(worker).encode(), f"{{{id}}}".encode(), b"{waiting}", b"{null}", b"{null}", b"{null}"],
     )
     assert ns.rows("select status, owner, strikes from @.instances") == [("waiting", None, 0)]
+
+
+def test_workers_that_left_nothing_are_passed_over(ns: Namespace) -> None:
+    """A claim looks at each that ended: a year of deploys must not slow it down."""
+    mark = named_queries("worker", ns.schema)["mark_emptied"]
+    dead = left_by_dead(ns, 40, strikes=2)
+    ns.dead_worker()
+    worker = ns.worker()
+    assert len(claim(ns, worker)) == 32
+    ns.rows(mark)
+    state = "select id, emptied from @.workers where state = 'dead' order by id"
+    assert ns.rows(state) == [(dead, False), (dead + 1, True)]  # eight still wait for their turn
+    assert len(claim(ns, worker)) == 8
+    ns.rows(mark)
+    assert ns.rows(state) == [(dead, True), (dead + 1, True)]
+    assert ns.one("select emptied from @.workers where id = %s", worker) is False
+
+    ns.rows("insert into @.workers (state, lease_until, name, emptied)"
+            " select 'stopped', now(), 'w', true from generate_series(1, 5000)")  # fmt: skip
+    ns.rows("set plan_cache_mode = force_generic_plan")
+    reads = "select idx_scan from pg_stat_all_indexes where indexrelname = 'instances_owned' and schemaname = %s"
+    before = ns.one(reads, ns.schema)
+    claim(ns, worker)
+    ns.rows("select pg_stat_force_next_flush()" if ns.main.info.server_version >= 150000 else "select pg_sleep(1)")
+    assert ns.one(reads, ns.schema) - before < 50

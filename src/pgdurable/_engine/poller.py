@@ -195,6 +195,7 @@ class Poller:
                 self._tidied = time.monotonic()
                 await conn.execute(self._sql["drop_stale_events"])
                 await conn.execute(self._sql["forget_signal_keys"])
+                await conn.execute(self._sql["mark_emptied"])
             if not claimed and self._names:
                 with self._looks.counted():
                     cursor = await conn.execute(self._sql["next_due"], (self._names, self._looks.since(self._names)))
