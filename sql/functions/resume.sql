@@ -13,6 +13,8 @@ begin
        set status = 'pending', owner = null, wake_at = now(), error = null, strikes = 0
      where i.id = target and i.status = 'paused';
     if not found then
+        -- It may have been resumed a moment ago, in a commit that waits for a synchronous standby still: this waits too.
+        perform pg_logical_emit_message(true, 'pgdurable', '');
         return false;
     end if;
     perform pg_notify(@extschema@.channel(), 'due');

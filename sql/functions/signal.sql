@@ -26,6 +26,8 @@ begin
     if key is not null then
         insert into @extschema@.signal_keys (key) values (signal.key) on conflict do nothing;
         if not found then
+            -- What is there may wait for a synchronous standby still. Having written to the log, this waits too.
+            perform pg_logical_emit_message(true, 'pgdurable', '');
             return null;
         end if;
     end if;

@@ -22,12 +22,12 @@ from .namespace import Namespace, until
 from .proxy import Proxy
 
 
-@pgd.step
+@pgd.step(name="memory_noted")
 async def noted(n: int) -> int:
     return n
 
 
-@pgd.workflow
+@pgd.workflow(name="memory_counts")
 async def counts() -> list[Any]:
     found: list[Any] = []
     for n in range(3):

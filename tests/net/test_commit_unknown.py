@@ -41,27 +41,27 @@ def enter_blocking(tx: psycopg.Connection, entry: str) -> str:
     return entry
 
 
-@pgd.workflow
+@pgd.workflow(name="unknown_trivial")
 async def unknown_trivial(n: int = 0) -> int:
     return n
 
 
-@pgd.workflow
+@pgd.workflow(name="unknown_one_step")
 async def one_step(entry: str) -> str:
     return await plain(entry)
 
 
-@pgd.workflow
+@pgd.workflow(name="unknown_one_entry")
 async def one_entry(entry: str) -> str:
     return await enter(entry)
 
 
-@pgd.workflow
+@pgd.workflow(name="unknown_one_blocking_entry")
 async def one_blocking_entry(entry: str) -> str:
     return await enter_blocking(entry)
 
 
-@pgd.workflow
+@pgd.workflow(name="unknown_listens")
 async def listens() -> list[str]:
     heard = []
     while (said := await pgd.wait_signal("say")) != "end":
