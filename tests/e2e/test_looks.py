@@ -18,7 +18,7 @@ async def awaits() -> int:
     return await pgd.wait_signal("go", type=int)
 
 
-@pgd.workflow(name="nothing")
+@pgd.workflow(name="looks_nothing")
 async def nothing() -> None: ...
 
 
@@ -33,7 +33,7 @@ async def test_a_start_that_is_committed_late_is_found(ns: Namespace) -> None:
         await asyncio.sleep(0.3)
         ns.sql(
             "insert into @.instances (id, workflow, input, wake_at)"
-            " values (@.new_id(), 'nothing', '{}', now() - interval '1 hour')"
+            " values (@.new_id(), 'looks_nothing', '{}', now() - interval '1 hour')"
         )
         await until(lambda: ns.sql("select status from @.instances") == [("completed",)], "it has run", timeout=20)
 
