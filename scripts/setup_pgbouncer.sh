@@ -19,19 +19,29 @@ declare -A suites=([1.18]=bookworm [1.24]=trixie) packages=(
 )
 needed='pgbouncer libc6 libpam0g libsystemd0 libaudit1 libcap-ng0 libcap2 libzstd1'
 
+# Where this system's own packages come from, when it is a Debian. Asked in a way that needs no lists to be there yet.
+mirror() (
+    # shellcheck disable=SC1091  # the system's
+    . /etc/os-release
+    [ "${ID:-}" = debian ] || exit 0
+    local found
+    found=$(apt-get -o Dir::State::lists="$1" update --print-uris 2>/dev/null) || true
+    sed -n "s|^'\\(.*\\)/dists/${VERSION_CODENAME:-}/InRelease'.*|\\1|p;T;q" <<<"$found"
+)
+
 fetch() {
     local version=$1 folder=.test-servers/pgbouncer-$1
     [ ! -x "$folder/pgbouncer" ] || return 0
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || without "$version" "they are Debian's packages"
-    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror
-    mirror=$(apt-get indextargets --format '$(REPO_URI) $(CODENAME)' 'Created-By: Packages' 'Origin: Debian' 2>/dev/null |
-        awk '$2 !~ /-/ {print $1; exit}')
-    [ -f "$keyring" ] && [ -n "$mirror" ] || without "$version" "this system has no mirror of Debian's"
-    say "fetching PgBouncer $version of Debian's ${suites[$version]}"
-
-    local work=$PWD/$folder.new
+    local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror work=$PWD/$folder.new
     rm -rf "$folder" "$work"
     mkdir -p "$work"/{lists,cache/archives}/partial "$work/root"
+    mirror=$(mirror "$work/lists")
+    if [ ! -f "$keyring" ] || [ -z "$mirror" ]; then
+        rm -rf "$work"
+        without "$version" "this system has no mirror of Debian's"
+    fi
+    say "fetching PgBouncer $version of Debian's ${suites[$version]}"
     echo "deb [signed-by=$keyring] $mirror ${suites[$version]} main" > "$work/sources.list"
     local apt=(apt-get -qq -o Dir::Etc::sourcelist="$work/sources.list" -o Dir::Etc::sourceparts=-
         -o Dir::State::lists="$work/lists" -o Dir::State::status=/dev/null -o Dir::Cache="$work/cache"
