@@ -56,7 +56,14 @@ class PgDurableError(Exception):
 
 
 class ConnectionFailed(PgDurableError):
-    """The server could not be reached, refused the login, or cannot be written to. Safe to try again."""
+    """The server could not be reached, refused the login, or cannot be written to. Safe to try again.
+
+    Attributes:
+        passing: whether it may work later without anybody's doing: the server is away, starting, full or read-only.
+            False when user, password, database or certificate are wrong.
+    """
+
+    passing = True
 
 
 class SchemaError(PgDurableError):

@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from pgdurable import EmbeddedServer
+from pgdurable._store.migrations import migrate
+
 from .conftest import Process, Run
 
 Sql = Callable[..., list[tuple]]
@@ -211,10 +214,35 @@ def test_not_migrated(new_run: Run, shop: Path, process: Start, schema: str) -> 
 
 
 def test_unreachable(shop: Path, process: Start) -> None:
-    worker = process("worker", "shop", "--dsn", f"host={shop}")
+    worker = process("worker", "shop", "--dsn", f"host={shop}", "--wait", "0.5")
     assert worker.ended() == 1
+    assert worker.output.startswith(f"cannot use PostgreSQL at {shop}")
+    assert worker.output.replace("\n", " ").count("waits for 500 ms at most") == 1
     assert f"error: cannot use PostgreSQL at {shop}" in worker.output
     assert "Traceback" not in worker.output
+
+
+def test_what_waiting_would_not_mend_is_told_at_once(shop: Path, process: Start, dsn: str) -> None:
+    worker = process("worker", "shop", "--dsn", f"{dsn}&dbname=not_there" if "?" in dsn else f"{dsn} dbname=not_there")
+    assert worker.ended(20) == 1
+    assert "hint: Create the database" in worker.output
+    assert "waits for" not in worker.output
+
+
+def test_waits_for_a_server_that_comes_later(
+    shop: Path, process: Start, tmp_path: Path, eventually: Callable[..., None]
+) -> None:
+    """After a power cut everything starts at once, and the server is not the first."""
+    with EmbeddedServer(tmp_path / "server") as server:
+        migrate(server.dsn)
+        server.stop()
+        worker = process("worker", "shop", "--dsn", server.dsn, "--schema", "durable")
+        eventually(worker.said("waits for"), "it says what it waits for")
+        server.start()
+        eventually(worker.said("worker of shop runs at "), "it runs")
+        worker.tell(signal.SIGTERM)
+        assert worker.ended() == 0
+        assert worker.output.count("waits for") == 1
 
 
 def test_bad_log_level_is_a_usage_error(shop: Path, process: Start) -> None:

@@ -83,9 +83,10 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
     """The error for a server that cannot be reached, refuses the login, or may not be used."""
     text = server_said(error)
     lower = text.lower()
+    passing = False
     known = _HINTS.get(getattr(error, "sqlstate", None) or "")
     if known is not None:
-        hint = known
+        hint, passing = known, True
     elif "password" in lower or "authentication" in lower or ("role" in lower and "does not exist" in lower):
         hint = "Check user and password in the DSN (--dsn, PGDURABLE_DSN, or PGUSER and PGPASSWORD)."
     elif "unsupported startup parameter" in lower:
@@ -94,15 +95,22 @@ def connect_failed(dsn: str, error: BaseException) -> ConnectionFailed:
         hint = "Check sslrootcert, sslmode and host in the DSN: the server has to prove that it is the one you mean."
     elif "database" in lower and "does not exist" in lower:
         hint = "Create the database (createdb NAME), or name another in the DSN."
-    elif "read-only" in lower or "recovery" in lower:
-        hint = _HINTS["25006"]
-    elif "too many c" in lower or "remaining connection slots" in lower:
-        hint = _HINTS["53300"]
-    elif "no answer" in lower:
-        hint = "The server takes connections and answers nothing: it hangs, or is overloaded."
     else:
-        hint = "Is the server running and reachable? Check --dsn or PGDURABLE_DSN (or PGHOST, PGPORT)."
-    return ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
+        hint, passing = _passing_hint(lower), True
+    failed = ConnectionFailed(f"cannot use PostgreSQL at {server_of(dsn)}", detail=text, hint=hint)
+    failed.passing = passing
+    return failed
+
+
+def _passing_hint(lower: str) -> str:
+    """What to do about what may pass by itself."""
+    if "read-only" in lower or "recovery" in lower:
+        return _HINTS["25006"]
+    if "too many c" in lower or "remaining connection slots" in lower:
+        return _HINTS["53300"]
+    if "no answer" in lower:
+        return "The server takes connections and answers nothing: it hangs, or is overloaded."
+    return "Is the server running and reachable? Check --dsn or PGDURABLE_DSN (or PGHOST, PGPORT)."
 
 
 # A limit of the program's own (54) and most of what a user's statement does wrong is no better the next time.

@@ -22,7 +22,7 @@ from pgdurable.cli.loading import load_module, load_options
 from pgdurable.cli.options import Dsn, Schema, Target, target
 from pgdurable.cli.text import clean, count, screen, span
 from pgdurable.engine import Engine
-from pgdurable.errors import PgDurableError
+from pgdurable.errors import ConnectionFailed, PgDurableError
 from pgdurable.workflow import Registry, registry
 
 __all__ = ["worker"]
@@ -62,6 +62,9 @@ def worker(
             show_default=False,
         ),
     ] = None,
+    wait: Annotated[
+        float, typer.Option("--wait", min=0, help="Seconds to wait for a server that is away when it starts.")
+    ] = 60.0,
     log_level: Annotated[LogLevel, typer.Option("--log-level", case_sensitive=False)] = LogLevel.INFO,
     dsn: Dsn = None,
     schema: Schema = None,
@@ -80,7 +83,7 @@ def worker(
             f"module {name} registers no workflow",
             hint="Decorate a function with @pgdurable.workflow in it, or name the module that imports those that do.",
         )
-    code = asyncio.run(_Worker(name, where, options, found, drain).run())
+    code = asyncio.run(_Worker(name, where, options, found, drain, wait).run())
     _leave(code)
 
 
@@ -102,12 +105,15 @@ def _log_to_stderr(level: str) -> None:
 class _Worker:
     """One engine between its start and its stop."""
 
-    def __init__(self, module: str, where: Target, options: dict[str, Any], found: Registry, drain: float) -> None:
+    def __init__(
+        self, module: str, where: Target, options: dict[str, Any], found: Registry, drain: float, wait: float
+    ) -> None:
         self.module = module
         self.where = where
         self.options = options
         self.found = found
         self.drain = drain
+        self.wait = wait
         self.signals: asyncio.Queue[int] = asyncio.Queue()
 
     async def run(self) -> int:
@@ -123,7 +129,7 @@ class _Worker:
             engine = Engine(self.where.dsn, schema=self.where.schema, **self.options)
         except (TypeError, ValueError) as error:
             raise PgDurableError(f"the Engine options of {self.module} do not fit: {error}") from error
-        opening = loop.create_task(engine.open())
+        opening = loop.create_task(self._open(engine))
         if await self._signal_before(opening) is not None:
             opening.cancel()
             await asyncio.gather(opening, return_exceptions=True)
@@ -136,6 +142,23 @@ class _Worker:
         self._announce()
         await self.signals.get()
         return await self._stop(engine)
+
+    async def _open(self, engine: Engine) -> None:
+        """Opens the engine, as soon as the server is there: machines start in any order."""
+        loop = asyncio.get_running_loop()
+        end, pause, told = loop.time() + self.wait, 0.1, False
+        while True:
+            try:
+                await engine.open()
+                return
+            except ConnectionFailed as error:
+                if not error.passing or loop.time() + pause > end:
+                    raise
+                if not told:
+                    told = True
+                    _printer()(f"{error.message}: {(error.detail or '').strip()}; waits for {span(self.wait)} at most")
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 1.0)
 
     async def _signal_before(self, task: asyncio.Task[Any]) -> int | None:
         """The number of the signal that comes before the task is done, or None."""
