@@ -362,6 +362,42 @@ async def test_a_server_that_crashes_behind_the_pooler(private_ns: Pooled, priva
         await exactly_once(private_ns, engine, crash, times=2)
 
 
+async def test_another_server_behind_the_pooler_is_noticed_without_a_lost_connection(
+    private_ns: Pooled, private_server: EmbeddedServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    """An idle engine's connections to the pooler outlive their server. What the new one lost is replayed."""
+    ns = private_ns
+    gate, runs = asyncio.Event(), Counter[str]()
+
+    @pgd.step
+    async def counted(name: str) -> str:
+        runs[name] += 1
+        return name
+
+    @pgd.step
+    async def last() -> None:
+        await gate.wait()
+
+    @pgd.workflow
+    async def loses(n: int) -> int:
+        for name in ("first", "second"):
+            await counted(name)
+        await last()
+        return n
+
+    async with ns.engine(loses) as engine:
+        handle = await engine.start(loses, 1)
+        await until(lambda: engine.metrics()["steps_running"] == 1 and runs["second"], "it has come to its last step")
+        private_server.stop()
+        private_server.start()
+        ns.sql("delete from @.history where name = 'counted' and event_id = 2")  # as if it had never been sent there
+        await until(lambda: runs["second"] == 2, "it was replayed from what is left")
+        gate.set()
+        assert await handle.result(30) == 1
+    assert runs == {"first": 1, "second": 2}
+    assert "the server has lost what it had acknowledged" in caplog.text
+
+
 async def test_sessions_that_are_terminated_behind_the_pooler(ns: Pooled) -> None:
     async with ns.engine(paced) as engine:
         await exactly_once(ns, engine, lambda: ns.terminate("pgdurable engine"))

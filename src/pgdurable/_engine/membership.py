@@ -13,7 +13,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -74,6 +74,7 @@ class Membership:
         self.interval = min(1.0, lease / 4)
         self.worker = 0
         self._pooled = pooled
+        self.look: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None = None  # before each beat
         self.joined: datetime | None = None
         self._on_fenced = on_fenced
         self._on_orphans = on_orphans
@@ -114,6 +115,8 @@ class Membership:
         async with borrow(self._pool, longest) as conn:
             try:
                 with answers_within(conn, longest):
+                    if self.look is not None:
+                        await self.look(conn)
                     cursor = await conn.execute(self._sql["beat"], (self.worker, self.lease, data))
                     others = await cursor.fetchall()
             except psycopg.Error as error:

@@ -60,6 +60,12 @@ class SameServer:
                 raise OtherServer("another server answers than before; it is compared with what is in memory first")
             yield _LOOK_EVERY_S
 
+    async def look(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Behind a pooler connections outlive their server: asks which one this leads to now."""
+        row = await (await conn.execute(self._own)).fetchone()
+        if row is not None and self.known is not None and row[0] != self.known:
+            self.on_other()
+
     async def configure(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """For a pool of the engine's own sessions."""
         await self._configure(conn, self.setup)

@@ -134,6 +134,7 @@ class Worker:
         host.on_parked = self.poller.hint_at
         if database.route.pooled:
             database.on_work = self.poller.hint
+            self.membership.look = server.look
 
     # -- life ----------------------------------------------------------------------------------------------------
 
