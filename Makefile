@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test chaos soak bench bench-quick setup-bench setup-pgbouncer test-matrix lint format wheel clean asan valgrind fuzz
+.PHONY: help setup core demo test chaos soak bench bench-quick setup-bench setup-pgbouncer test-matrix lint audit format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -60,6 +60,9 @@ lint: setup  ## Every check CI makes besides the tests
 	@test -f src/pgdurable/_core.pyi || { echo 'src/pgdurable/_core.pyi is missing'; exit 1; }
 	$(BIN)/python scripts/check_sql.py
 	$(BIN)/python -m mypy.stubtest pgdurable._core pgdurable._runtime._cycle pgdurable._engine._crew
+
+audit:  ## Are there known vulnerabilities in what pgdurable installs? Needs PyPI's advisory database
+	@scripts/audit.sh
 
 format: setup  ## Let ruff put the code in order
 	$(BIN)/ruff check --fix .

@@ -139,7 +139,7 @@ class Encryption:
         return opened
 
     def open_history(self, row: Any) -> tuple[Any, ...]:
-        """A row of history, opened: instance_id, event_id, kind, seq, name, attempt, fingerprint, payload, error, at"""
+        """A row of history (instance_id, event_id, kind, seq, name, attempt, _, payload, error, ...), opened."""
         id, _, kind, seq, name, attempt, _, payload, error, *_ = row
         place = place_of(kind, seq, name, attempt)
         if kind != "attempt" and payload is not None:
