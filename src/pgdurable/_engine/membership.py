@@ -163,7 +163,7 @@ class Membership:
                     if await cursor.fetchone() is not None:
                         return
             except (psycopg.Error, OSError) as error:
-                logger.debug("cannot say that worker %s drains: %s", self.worker, error)
+                logger.debug("cannot say that worker %s drains: %s", self.worker, server_said(error))
             await asyncio.sleep(0.1)
 
     async def hint_others(self) -> None:
@@ -172,7 +172,7 @@ class Membership:
             async with borrow(self._pool) as conn:
                 await conn.execute(self._sql["hint_others"])
         except (psycopg.Error, OSError) as error:
-            logger.debug("cannot give the other workers a hint: %s", error)
+            logger.debug("cannot give the other workers a hint: %s", server_said(error))
 
     async def leave(self, longest: float) -> None:
         """Ends the incarnation: what it still owns is free at once. Takes so many seconds at most."""

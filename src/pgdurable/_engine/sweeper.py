@@ -25,6 +25,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._engine.answers import borrow
 from pgdurable._engine.tasks import heed_cancel, within
+from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 
 __all__ = ["Sweeper", "Swept"]
@@ -128,7 +129,7 @@ class Sweeper:
                             wait = min(max(left, _LEAST_S), _MOST_S)
             except (psycopg.Error, OSError) as error:
                 if not complained:
-                    logger.warning("cannot remove what ended long ago: %s", error)
+                    logger.warning("cannot remove what ended long ago: %s", server_said(error))
                 complained = True
 
     async def sweep(self, older_than: timedelta | None = None, *, dry: bool = False) -> Swept:
