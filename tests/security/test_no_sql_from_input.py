@@ -31,7 +31,8 @@ ALLOWED = {
         "'instance_id, event_id' if table == 'history' else 'id'",
     },
     "cli/bench_load.py": {"table"},
-    "_store/roles.py": set(),
+    # What doctor tells people to run; it runs nothing of it itself.
+    "cli/table_checks.py": {"where.schema", "row['name']"},
 }
 RUNS_CODE = {"eval", "exec", "compile", "__import__"}
 MODULES = {"pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "jsonpickle", "yaml", "joblib"}
