@@ -364,12 +364,12 @@ async def test_cancelled_again_and_again_while_it_is_being_cancelled(
         for _ in range(3):
             await asyncio.sleep(0.001)
 
+    running = "select 1 from pg_stat_activity where pid = %s and state = 'active'"
     monkeypatch.setattr(psycopg.AsyncConnection, "cancel_safe", says_so_and_does_nothing)
     for pause in (0.0, 0.001, 0.002, 0.004, 0.006):
         conn = await AsyncStepConnection.connect(ns.dsn, autocommit=True)
         task = asyncio.ensure_future(conn.execute("select pg_sleep(60)"))
         pid = conn.info.backend_pid
-        running = "select 1 from pg_stat_activity where pid = %s and state = 'active'"
         await until(lambda pid=pid: ns.sql(running, pid), "it runs")
         for _ in range(12):
             task.cancel()
