@@ -96,7 +96,7 @@ async def test_a_def_workflow_goes_on_in_another_engine(ns: Namespace) -> None:
     await until(lambda: not threads[0].is_alive(), "its thread has ended with its engine")
     async with ns.engine(blocking, park_after=0.05) as engine:
         h = await engine.get(h.id)
-        await until(lambda: ns.instance(h, "status") == "waiting", "it is parked")
+        await until(lambda: len(threads) == 2 and ns.instance(h, "status") == "waiting", "replayed and parked")
         await h.signal("go", {"by": "ann"})
         check(await h.result(timeout=20), 2)
     await until(lambda: not any(thread.is_alive() for thread in threads), "no thread is left")

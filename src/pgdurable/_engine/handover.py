@@ -1,8 +1,9 @@
 """Leaving in good order: what runs no step goes to other workers at once, the rest as soon as its steps are done.
 
 While a worker drains, no step begins and nothing is claimed. What is under way goes on as ever: steps end and are
-checkpointed, timers fire, signals arrive. Whoever needs a new step, or only waits, is handed over: released with a
-hint to the others, who claim and replay it within milliseconds.
+checkpointed, timers fire, signals arrive. Whoever needs a new step, or only waits, is handed over: released as due now,
+with a hint to the others, who claim and replay it within milliseconds. (Not parked until something comes: what has
+waited for long is parked already, and code that no longer fits is to show with the deploy that brings it.)
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
-from pgdurable._engine.parking import settled, wake_at
+from pgdurable._engine.parking import settled
 
 if TYPE_CHECKING:
     from pgdurable._engine.host import Host
@@ -41,7 +42,7 @@ async def hand_over(host: Host, hint: Callable[[], Awaitable[None]]) -> int:
         now_us = host.clock.now_us()
         for hosted in list(host.instances.values()):
             if settled(hosted) and not _works(hosted):
-                host.release(hosted, "waiting", wake_at_us=now_us if hosted.steps else wake_at(hosted))
+                host.release(hosted, "waiting", wake_at_us=now_us)
                 handed += 1
         if len(host.instances) < before:
             await hint()
