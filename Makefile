@@ -18,6 +18,8 @@ core: setup  ## The same: rebuilds the core in place when its source changed
 demo: setup  ## The main job: a shop whose orders survive kill -9 of worker and server
 	@$(BIN)/python -m examples.orders
 
+# Two files at a time: most tests wait for something most of the time.
+test: ARGS = -n 2 --dist loadfile
 test: setup setup-pgbouncer  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest $(ARGS)
 

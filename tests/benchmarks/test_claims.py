@@ -118,7 +118,11 @@ def bench(tmp_path: Path, dsn: str) -> Run:
         )
         return subprocess.run(
             [sys.executable, "-m", "pytest", str(tmp_path), *options], cwd=ROOT, capture_output=True, text=True,
-            env={**os.environ, "PGDURABLE_BENCH_DSN": dsn, "PYTHONDONTWRITEBYTECODE": "1"},
+            # Not as a part of a run with xdist, under which pytest-benchmark measures nothing.
+            env={
+                **{name: value for name, value in os.environ.items() if not name.startswith("PYTEST_XDIST")},
+                "PGDURABLE_BENCH_DSN": dsn, "PYTHONDONTWRITEBYTECODE": "1",
+            },
         )  # fmt: skip
 
     return run

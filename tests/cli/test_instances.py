@@ -172,7 +172,7 @@ def test_resume(run: Run, sql: Sql, schema: str) -> None:
 
 
 @pytest.mark.parametrize("command", ["show", "resume"])
-@pytest.mark.parametrize("id", ["nobody", "", str(uuid.uuid4())])
+@pytest.mark.parametrize("id", ["nobody", "", "0e3db22d-6e04-4d8b-8520-992db6073fb0"])
 def test_unknown_id(run: Run, command: str, id: str) -> None:
     result = run(command, id)
     assert result.exit_code == 1

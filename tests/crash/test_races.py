@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Callable, Coroutine
 from types import SimpleNamespace
 from typing import Any
@@ -189,10 +188,12 @@ async def test_claim_whose_answer_was_lost_is_taken_up(dsn: str, schema: str, lo
         class Breaking:
             """Connections of which one is lost once, after the server has done what it was asked."""
 
-            @contextlib.asynccontextmanager
-            async def connection(self) -> Any:
-                async with whole.connection() as conn:
-                    yield SimpleNamespace(execute=lambda *args, **kw: self.execute(conn, *args, **kw))
+            async def getconn(self, timeout: float) -> Any:
+                conn = await whole.getconn(timeout)
+                return SimpleNamespace(execute=lambda *args, **kw: self.execute(conn, *args, **kw), whole=conn)
+
+            async def putconn(self, conn: Any) -> None:
+                await whole.putconn(conn.whole)
 
             async def execute(self, conn: Any, text: str, *args: Any, **kw: Any) -> Any:
                 cursor = await conn.execute(text, *args, **kw)

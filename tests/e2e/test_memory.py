@@ -104,7 +104,7 @@ async def test_joining_anew_is_tried_until_it_works(ns: Namespace, monkeypatch: 
         monkeypatch.setattr(membership, "retire", fails_at_first)
         h = await engine.start(counts)
         await until(lambda: len(ns.history(h)) == 1, "the first step")
-        engine._worker._forgotten()
+        engine._worker._incarnation.forgotten()
         await until(lambda: len(tried) == 4, "it has joined anew")
         for payload in "abc":
             await h.signal("go", payload)

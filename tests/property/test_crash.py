@@ -64,12 +64,12 @@ class Crashing:
         worker = old._worker
         assert worker is not None
         host = worker.host
-        for task in [*worker._tasks, *([worker._rejoining] if worker._rejoining else [])]:
+        for task in [*worker._tasks, *([worker._incarnation.rejoining] if worker._incarnation.rejoining else [])]:
             task.cancel()
         host.fenced = True
         await worker.journal.discard()
         host.drop_everything()
-        await end_tasks(*worker._tasks, worker._rejoining)  # once is not enough before Python 3.12
+        await end_tasks(*worker._tasks, worker._incarnation.rejoining)  # once is not enough before Python 3.12
         await host.transactions.close()
         host.threads.shutdown(wait=False, cancel_futures=True)
         old._worker = None

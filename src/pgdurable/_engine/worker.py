@@ -6,7 +6,6 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Any
 
@@ -19,8 +18,9 @@ from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool
 from pgdurable._engine.database import Database
-from pgdurable._engine.handover import hand_over
+from pgdurable._engine.handover import drain
 from pgdurable._engine.host import Host
+from pgdurable._engine.incarnation import Incarnation
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.membership import Membership
 from pgdurable._engine.memory import Memory
@@ -32,7 +32,7 @@ from pgdurable._engine.same_server import SameServer
 from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.sweeper import Sweeper
-from pgdurable._engine.tasks import end_tasks, within
+from pgdurable._engine.tasks import end_tasks
 from pgdurable._engine.transactions import Transactions
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.trouble import Troubles
@@ -93,13 +93,11 @@ class Worker:
         self._server = server
         self._worker_pool = worker_pool
         self._transaction_pool = transaction_pool
-        self._joined = False
         self._tasks: list[asyncio.Task[None]] = []
-        self._rejoining: asyncio.Task[None] | None = None
         self.troubles = troubles = Troubles()
         self.journal = journal = Journal(
-            dsn, named_queries("flush", schema),
-            on_fenced=self._fenced, on_notice=lambda payloads: self.poller.hint(), clock=database.clock,
+            dsn, named_queries("flush", schema), clock=database.clock,
+            on_fenced=lambda: self._incarnation.fenced(), on_notice=lambda payloads: self.poller.hint(),
             on_connected=lambda found: self._memory.compare(found), troubles=troubles,
             busy_wait=settings.busy_wait, prepared=database.route.prepared,
         )  # fmt: skip
@@ -113,7 +111,7 @@ class Worker:
         )  # fmt: skip
         self.membership = Membership(
             worker_pool, schema, lease=settings.lease, name=settings.name, pooled=database.route.pooled,
-            on_fenced=self._fenced, on_orphans=lambda: self.poller.hint(), troubles=troubles,
+            on_fenced=lambda: self._incarnation.fenced(), on_orphans=lambda: self.poller.hint(), troubles=troubles,
         )  # fmt: skip
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
@@ -126,11 +124,14 @@ class Worker:
         )  # fmt: skip
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
-            host, self.membership, server, dsn, schema, database.route, on_lost=self._forgotten,
+            host, self.membership, server, dsn, schema, database.route, on_lost=lambda: self._incarnation.forgotten(),
             on_same=self.poller.doubt,
         )  # fmt: skip
         server.on_other = partial(host.loop.call_soon_threadsafe, journal.distrust)
-        host.on_fenced = self._fenced
+        self._incarnation = Incarnation(
+            host, journal, self.membership, self.trials, gate, self.poller, enter=self._enter
+        )  # fmt: skip
+        host.on_fenced = self._incarnation.fenced
         host.on_parked = self.poller.hint_at
         if database.route.pooled:
             database.on_work = self.poller.hint
@@ -200,7 +201,7 @@ class Worker:
             raise connect_failed(self._database.dsn, error) from None
 
     def _run(self) -> None:
-        self._joined = True
+        self._incarnation.joined = True
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.poller.run()),
@@ -233,10 +234,10 @@ class Worker:
             host.draining = True
             self.gate.close(error)
             self.keyed.gate.close(error)
-            drained = await self._drain(longest)
+            drained = await drain(host, self.journal, self.membership, longest)
         finally:
             await self.keyed.close()
-            await end_tasks(*self._tasks, self._rejoining)
+            await end_tasks(*self._tasks, self._incarnation.rejoining)
             for tag in await self.journal.discard():
                 if isinstance(tag, StartRecord):
                     tag.refused(never_told())
@@ -254,83 +255,8 @@ class Worker:
                 logger.warning("could not sign off from the server (%s); the lease will run out", trouble)
             await close_pool(self._worker_pool)
             host.threads.shutdown(wait=False, cancel_futures=True)
-            self._joined = False
+            self._incarnation.joined = False
         return drained
-
-    async def _drain(self, longest: float | None) -> bool:
-        host, loop = self.host, asyncio.get_running_loop()
-        began = loop.time()
-        end = None if longest is None else began + longest
-        logger.info(
-            "worker %s drains: %s instances, %s steps run", host.worker, len(host.instances), host.steps_running
-        )
-        drained = False
-        marking = loop.create_task(self.membership.mark_draining())
-        try:
-            handed = await within(
-                None if longest is None else max(longest, 0.001), hand_over(host, self.membership.hint_others)
-            )
-        except asyncio.TimeoutError:
-            logger.warning("%s steps still run after %g s; they run again elsewhere", host.steps_running, longest)
-        else:
-            drained = not host.fenced
-            logger.info("worker %s drained: %s instances handed over, %.1f s", host.worker, handed, loop.time() - began)
-        finally:
-            await end_tasks(marking)
-        try:
-            if not host.fenced:
-                await within(None if end is None else max(end - loop.time(), 1.0), self.journal.drain())
-        except asyncio.TimeoutError:
-            logger.warning("stopping with transitions that the server has not acknowledged; they are done again")
-            drained = False
-        return drained
-
-    # -- losing and regaining the lease ----------------------------------------------------------------------------
-
-    def _fenced(self) -> None:
-        self._leave_off("was taken over")
-
-    def _forgotten(self) -> None:
-        """The database has lost something that what is in memory follows from."""
-        self._leave_off("was forgotten in part", (self.host.worker, self.membership.joined))
-
-    def _leave_off(self, why: str, retired: tuple[int, datetime | None] | None = None) -> None:
-        host = self.host
-        if not self._joined or host.fenced:
-            return
-        host.fenced = True
-        if host.draining:
-            logger.warning("worker %s %s while it was stopping; it drops what it held", host.worker, why)
-            host.drop_everything()
-            return
-        logger.warning("worker %s %s; it drops what it held and joins anew", host.worker, why)
-        self._rejoining = asyncio.get_running_loop().create_task(self._rejoin(retired))
-
-    async def _rejoin(self, retired: tuple[int, datetime | None] | None) -> None:
-        host = self.host
-        host.drop_everything()
-        self.trials.clear()
-        tags = await self.journal.discard()
-        wait = 0.05
-        while True:
-            try:
-                await self._enter()
-                if retired is not None:
-                    await self.membership.retire(*retired)
-                break
-            except (PgDurableError, psycopg.Error) as error:
-                logger.debug("cannot join yet: %s", error)
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, 1.0)
-        host.fenced = False
-        for tag in tags:
-            # A start nobody has been told of: it may have been committed, so it is sent in its idempotent form.
-            if isinstance(tag, StartRecord):
-                host.start_unowned_again(tag)
-        self.journal.resend_all()
-        self.gate.open_up()
-        self._rejoining = None
-        self.poller.doubt()
 
     # -- how much there is ---------------------------------------------------------------------------------------
 
