@@ -135,21 +135,20 @@ async def reached(condition: Callable[[], bool], limit: float, pause: float = 0.
 TRACE: dict[str, float] = {}
 
 
-def trace() -> None:
+def trace(schema: str) -> None:
     """Notes when another worker is noticed to be gone, and how long claiming, loading and replaying take."""
     import psycopg
 
     from pgdurable._engine.membership import Membership
+    from pgdurable._store.sql import named_queries
 
     execute, gone = psycopg.AsyncConnection.execute, Membership._gone
 
-    def phase_of(text: str) -> str | None:
-        if ".claim(" in text:
-            return "claim"
-        return "load" if ".history" in text and "instance_id = any" in text else None
+    sql = named_queries("worker", schema)
+    phases = {sql["claim"]: "claim", sql["load_history"]: "load"}
 
     async def traced_execute(self: Any, query: Any, *args: Any, **kwargs: Any) -> Any:
-        phase = phase_of(str(query))
+        phase = phases.get(str(query))
         began = time.perf_counter()
         try:
             return await execute(self, query, *args, **kwargs)
@@ -188,7 +187,7 @@ async def main(dsn: str, schema: str, options: dict[str, Any]) -> None:
 
     traced = options.pop("trace", False)
     if traced:
-        trace()
+        trace(schema)
     loop = asyncio.get_running_loop()
     asked = asyncio.StreamReader(limit=2**24)
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(asked), sys.stdin)
