@@ -174,7 +174,12 @@ def jsonb(dsn: str) -> Iterator[Callable[[bytes], str]]:
         yield trip
 
 
-@pytest.mark.parametrize(("value", "annotation"), VALUES, ids=lambda value: repr(value)[:40])
+def _id(value: Any) -> str:
+    """The same in every process, which sets are not."""
+    return repr(sorted(value, key=str) if isinstance(value, (set, frozenset)) else value)[:40]
+
+
+@pytest.mark.parametrize(("value", "annotation"), VALUES, ids=_id)
 def test_replay_equals_the_live_run(value: Any, annotation: Any, jsonb: Callable[[bytes], str]) -> None:
     data, live = codec.roundtrip(value, annotation)
     assert data == codec.encode(value)
