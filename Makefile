@@ -19,9 +19,13 @@ demo: setup  ## The main job: a shop whose orders survive kill -9 of worker and 
 	@$(BIN)/python -m examples.orders
 
 # Two files at a time: most tests wait for something most of the time.
-test: ARGS = -n 2 --dist loadfile
+PARALLEL := -n 2 --dist loadfile
+test: ARGS = $(PARALLEL)
 test: setup setup-pgbouncer  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest $(ARGS) || { status=$$?; \
+	    [ "$(ARGS)" = "$(PARALLEL)" ] && [ $$status = 1 ] || exit $$status; \
+	    echo; echo 'What failed above runs once more, one test at a time: a limit of time may have met a busy machine.'; \
+	    $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
 test-matrix: setup setup-pgbouncer  ## All tests on every PostgreSQL that is found here
 	@$(BIN)/python scripts/test_matrix.py $(ARGS)
