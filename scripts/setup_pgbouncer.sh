@@ -35,7 +35,7 @@ fetch() {
     command -v apt-get >/dev/null && command -v dpkg >/dev/null || without "$version" "they are Debian's packages"
     local keyring=/usr/share/keyrings/debian-archive-keyring.gpg mirror work=$PWD/$folder.new
     rm -rf "$folder" "$work"
-    mkdir -p "$work"/{lists,cache/archives}/partial "$work/root"
+    mkdir -p "$work"/{lists,cache/archives}/partial "$work/files"
     mirror=$(mirror "$work/lists")
     if [ ! -f "$keyring" ] || [ -z "$mirror" ]; then
         rm -rf "$work"
@@ -56,16 +56,16 @@ fetch() {
         without "$version" "the packages cannot be fetched; the lines above say why"
     fi
     local package
-    for package in "$work"/cache/*.deb; do dpkg -x "$package" "$work/root"; done
+    for package in "$work"/cache/*.deb; do dpkg -x "$package" "$work/files"; done
     rm -rf "$work"/{cache,lists,log,sources.list}
     local loader
-    loader=$(cd "$work" && find root -name 'ld-linux*.so*' | sort | head -1)
+    loader=$(cd "$work" && find files -name 'ld-linux*.so*' | sort | head -1)
     cat > "$work/pgbouncer" <<WRAPPER
 #!/bin/sh
 # Its own loader and libraries, not the system's: made by scripts/setup_pgbouncer.sh.
 here=\$(cd "\$(dirname "\$0")" && pwd)
-libs=\$(printf '%s:' "\$here"/root/lib/*-linux-gnu "\$here"/root/usr/lib/*-linux-gnu)
-exec "\$here/$loader" --library-path "\$libs" "\$here/root/usr/sbin/pgbouncer" "\$@"
+libs=\$(printf '%s:' "\$here"/files/lib/*-linux-gnu "\$here"/files/usr/lib/*-linux-gnu)
+exec "\$here/$loader" --library-path "\$libs" "\$here/files/usr/sbin/pgbouncer" "\$@"
 WRAPPER
     chmod +x "$work/pgbouncer"
     "$work/pgbouncer" -V >/dev/null || { rm -rf "$work"; without "$version" 'it does not run here'; }

@@ -8,8 +8,8 @@
 -- `due_since` (parallel to the names) and `after_event`: where to begin looking for due instances and for events, so that
 -- what has been claimed and consumed before is not walked over again. It stays in the indexes until a vacuum, for which
 -- an old snapshot may make it wait for hours. The caller knows where, and begins at the beginning now and then.
--- Returns: the claimed instances, in order of id. `woke_at` is when those that were due had become so. `trial` is null, or how many seconds an instance with two strikes or
--- more is on trial.
+-- Returns: the claimed instances, in order of id. `woke_at` is when those that were due had become so. `trial` is null,
+-- or how many seconds an instance with two strikes or more is on trial.
 -- Raises: PGD01 when the worker itself was taken over.
 --
 -- One that kills its worker kills whatever runs beside it too, which is how all of them get strikes. So those with two
