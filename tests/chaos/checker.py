@@ -12,9 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from crash.replay import Replayed, Row, replay
-
-from pgdurable.errors import NonDeterminismError
+from crash.replay import Row, compare, wrong_timers
 
 from . import bank, kinds
 from .evidence import Evidence, Incarnation, Instance, Tenure, Write
@@ -346,31 +344,9 @@ def _results(instance: Instance) -> Iterator[Violation]:
 def _replays(instance: Instance) -> Iterator[Violation]:
     if instance.version is None:
         return
-    definition = kinds.definition(instance.workflow, instance.version)
-    try:
-        again = replay(definition, instance.id, instance.started_at, instance.input, instance.history)
-    except NonDeterminismError as error:
-        yield Violation(REPLAY, f"{instance}: {error}")
-        return
-    if again.status != instance.status:
-        yield Violation(REPLAY, f"{instance} is {instance.status}, replayed it is {again.status}")
-    elif again.status == "completed" and again.output != instance.output:
-        yield Violation(REPLAY, f"{instance} gave {instance.output}, replayed {again.output}")
-    elif again.error is not None and again.error["message"] != (instance.error or {}).get("message"):
-        yield Violation(REPLAY, f"{instance} raised {instance.error}, replayed {again.error}")
-    yield from _timers(instance, again)
-
-
-def _timers(instance: Instance, again: Replayed) -> Iterator[Violation]:
-    for row in instance.history:
-        if row.kind != "timer" or row.seq not in again.timers:
-            continue
-        asked_us, due_us = again.timers[row.seq]
-        # Rounded to microseconds, and floats of seconds since 1970 have about a quarter of one.
-        asked_s = (due_us - asked_us) / 1e6
-        delay = min(instance.kind.delays, key=lambda known: abs(asked_s - known), default=-1.0)
-        if abs(asked_s - delay) > 2e-6:
-            yield Violation(TIMERS, f"{instance}: nobody asked for {asked_s} s: {row}")
-        early_us = asked_us + delay * 1e6 - row.at_us
-        if early_us > 1:
-            yield Violation(TIMERS, f"{instance}: timer {row.seq} of {delay} s fired {early_us / 1e3:.3f} ms early")
+    different, again = compare(kinds.definition(instance.workflow, instance.version), instance)
+    if different is not None:
+        yield Violation(REPLAY, different)
+    if again is not None:
+        for wrong in wrong_timers(instance, again, instance.kind.delays):
+            yield Violation(TIMERS, wrong)

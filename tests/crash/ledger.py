@@ -17,10 +17,8 @@ from typing import Any
 
 import psycopg
 
-from pgdurable.errors import NonDeterminismError
-
 from . import workflows
-from .replay import Replayed, Row, replay
+from .replay import Row, compare, wrong_timers
 
 ENDED = ("completed", "failed", "cancelled", "timed_out")
 
@@ -333,38 +331,12 @@ def _signals(instance: Instance, evidence: Evidence) -> Iterator[Violation]:
 
 
 def _replays(instance: Instance) -> Iterator[Violation]:
-    promise = "replay reproduces the original run"
-    definition = workflows.WORKFLOWS[instance.workflow]
-    try:
-        again = replay(definition, instance.id, instance.started_at, instance.input, instance.history)
-    except NonDeterminismError as error:
-        yield Violation(promise, f"{instance}: {error}")
-        return
-    if again.status != instance.status:
-        yield Violation(promise, f"{instance} was {instance.status}, replayed it is {again.status}")
-    elif again.status == "completed" and again.output != instance.output:
-        yield Violation(promise, f"{instance} gave {instance.output}, replayed {again.output}")
-    elif again.error is not None and again.error["message"] != (instance.error or {}).get("message"):
-        yield Violation(promise, f"{instance} raised {instance.error}, replayed {again.error}")
-    yield from _timers(instance, again)
-
-
-def _timers(instance: Instance, again: Replayed) -> Iterator[Violation]:
-    promise = "a timer never fires early"
-    allowed = workflows.DELAYS[instance.workflow]
-    for row in instance.history:
-        if row.kind != "timer" or row.seq not in again.timers:
-            continue
-        asked_us, due_us = again.timers[row.seq]
-        # Rounded to microseconds, and floats of seconds since 1970 have about a quarter of one.
-        delay = min(allowed, key=lambda known: abs((due_us - asked_us) / 1e6 - known), default=-1.0)
-        if abs((due_us - asked_us) / 1e6 - delay) > 2e-6:
-            yield Violation(promise, f"{instance}: nobody asked for {(due_us - asked_us) / 1e6} s: {row}")
-        early = asked_us + delay * 1e6 - row.at_us
-        if early > 1:
-            yield Violation(
-                promise, f"{instance}: timer {row.seq} of {delay} s fired {early / 1e3:.3f} ms early{_shown(instance)}"
-            )
+    different, again = compare(workflows.WORKFLOWS[instance.workflow], instance)
+    if different is not None:
+        yield Violation("replay reproduces the original run", different)
+    if again is not None:
+        for wrong in wrong_timers(instance, again, workflows.DELAYS[instance.workflow]):
+            yield Violation("a timer never fires early", wrong + _shown(instance))
 
 
 def _shown(instance: Instance) -> str:

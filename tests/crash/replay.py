@@ -5,16 +5,17 @@ from __future__ import annotations
 import json
 import threading
 import uuid
-from collections.abc import Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Protocol
 
 from pgdurable._engine.steps import replayed_answer
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import decode_stored, encode
+from pgdurable.errors import NonDeterminismError
 from pgdurable.workflow import Workflow
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
@@ -48,6 +49,18 @@ class Replayed:
     output: Any = None
     error: dict[str, Any] | None = None
     timers: dict[int, tuple[int, int]] = field(default_factory=dict)
+
+
+class Recorded(Protocol):
+    """An ended instance as the tables tell of it."""
+
+    id: uuid.UUID
+    started_at: datetime
+    input: str
+    history: Sequence[Row]
+    status: str
+    output: Any
+    error: dict[str, Any] | None
 
 
 def to_us(at: datetime) -> int:
@@ -104,3 +117,34 @@ def replay(
         else:
             result.error = {"type": type(value).__name__, "message": str(value)}
     return result
+
+
+def compare(definition: Workflow[Any, Any], instance: Recorded) -> tuple[str | None, Replayed | None]:
+    """How the instance's replay differs from what was recorded, or None; and the replay, where it came to an end."""
+    try:
+        again = replay(definition, instance.id, instance.started_at, instance.input, instance.history)
+    except NonDeterminismError as error:
+        return f"{instance}: {error}", None
+    if again.status != instance.status:
+        return f"{instance} was {instance.status}, replayed it is {again.status}", again
+    if again.status == "completed" and again.output != instance.output:
+        return f"{instance} gave {instance.output}, replayed {again.output}", again
+    if again.error is not None and again.error["message"] != (instance.error or {}).get("message"):
+        return f"{instance} raised {instance.error}, replayed {again.error}", again
+    return None, again
+
+
+def wrong_timers(instance: Recorded, again: Replayed, delays: Collection[float]) -> Iterator[str]:
+    """Timers that fired early, or that nobody asked for; `delays`: the seconds its workflow asks for."""
+    for row in instance.history:
+        if row.kind != "timer" or row.seq not in again.timers:
+            continue
+        asked_us, due_us = again.timers[row.seq]
+        # Rounded to microseconds, and floats of seconds since 1970 have about a quarter of one.
+        asked_s = (due_us - asked_us) / 1e6
+        delay = min(delays, key=lambda known: abs(asked_s - known), default=-1.0)
+        if abs(asked_s - delay) > 2e-6:
+            yield f"{instance}: nobody asked for {asked_s} s: {row}"
+        early_us = asked_us + delay * 1e6 - row.at_us
+        if early_us > 1:
+            yield f"{instance}: timer {row.seq} of {delay} s fired {early_us / 1e3:.3f} ms early"
