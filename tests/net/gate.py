@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import select
 import socket
 import ssl
 import struct
 import subprocess
-import threading
 import time
 from collections import deque
 from pathlib import Path
 from typing import Any
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from .relay import Relay
 
 SSL_REQUEST, GSS_REQUEST = 80877103, 80877104
 
@@ -48,8 +45,8 @@ class Certificates:
         return context
 
 
-class Gate:
-    """Listens on a port of localhost and passes on to a server. A context manager.
+class Gate(Relay):
+    """Passes on to a server.
 
     Args:
         dsn: the server.
@@ -57,54 +54,24 @@ class Gate:
         delay: seconds of a round trip, half of it each way.
         read_only: sessions through here are read-only.
     Attributes:
-        port: where it listens.
         turns: how often a client spoke after the server had, over all connections: round trips.
     """
 
     def __init__(
         self, dsn: str, *, tls: Certificates | None = None, delay: float = 0.0, read_only: bool = False
     ) -> None:
-        with psycopg.connect(dsn) as conn:
-            self._host, self._port = conn.info.host, conn.info.port
-        self._dsn = dsn
+        super().__init__(dsn)
         self._tls = tls.context() if tls is not None else None
         self._delay = delay
         self._read_only = read_only
-        self._listener = socket.create_server(("127.0.0.1", 0))
-        self.port = self._listener.getsockname()[1]
         self.turns = 0
         self.tls_sessions = 0
-        self._closing = False
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
 
     def dsn(self, **options: Any) -> str:
-        """The server's DSN, through here."""
-        rest = {k: v for k, v in conninfo_to_dict(self._dsn).items() if k not in ("host", "hostaddr", "port")}
-        mode = {"sslmode": "disable"} if self._tls is None else {}
-        return make_conninfo("", **{**rest, "host": "localhost", "hostaddr": "127.0.0.1", "port": self.port,
-                                    "gssencmode": "disable", **mode, **options})  # fmt: skip
-
-    def __enter__(self) -> Gate:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+        """The server's DSN, through here; whoever asks for it says how to check the certificate, if there is one."""
+        if self._tls is not None:
+            options = {"sslmode": None, **options}
+        return super().dsn(**options)
 
     def _serve(self, client: socket.socket) -> None:
         server: socket.socket | None = None
@@ -122,11 +89,7 @@ class Gate:
             rest = exactly(client, size - 8)
             if self._read_only and code >> 16 == 3:
                 rest = rest[:-1] + b"default_transaction_read_only\0on\0\0"
-            if self._host.startswith("/"):
-                server = socket.socket(socket.AF_UNIX)
-                server.connect(f"{self._host}/.s.PGSQL.{self._port}")
-            else:
-                server = socket.create_connection((self._host, self._port))
+            server = self._connect()
             server.sendall(struct.pack("!II", len(rest) + 8, code) + rest)
             self._pass_on(client, server)
         except (OSError, EOFError):

@@ -8,12 +8,9 @@ import ctypes
 import select
 import socket
 import struct
-import threading
 import time
-from typing import Any
 
-import psycopg
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from .relay import Relay
 
 _SO_ATTACH_FILTER, _SO_DETACH_FILTER = 26, 27
 _RETURN, _LOAD, _AT_LEAST = 0x06, 0x20, 0x35  # ret, ld, jge
@@ -33,35 +30,20 @@ def lose(sock: socket.socket, share: float) -> None:
     sock.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, struct.pack("HxxxxxxP", len(code), ctypes.addressof(program)))
 
 
-class Hole:
-    """Listens on a port of localhost and passes on to a server, well or badly. A context manager.
+class Hole(Relay):
+    """Passes on to a server, well or badly.
 
     Args:
         keyhole: bytes the socket's buffers hold, so the windows are tiny; passed on one by one of such pieces.
-    Attributes:
-        port: where it listens.
-        cut_off: how often a client has closed its end.
     """
 
     def __init__(self, dsn: str, *, keyhole: int = 0) -> None:
-        with psycopg.connect(dsn) as conn:
-            self._host, self._port = conn.info.host, conn.info.port
-        self._dsn = dsn
+        super().__init__(dsn)
         self._keyhole = keyhole
         self._share = 0.0
-        self._listener = socket.create_server(("127.0.0.1", 0))
         if keyhole:
             self._listener.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, keyhole)
-        self.port = self._listener.getsockname()[1]
         self._sockets: set[socket.socket] = set()
-        self._closing = False
-        self._threads = [threading.Thread(target=self._accept, daemon=True)]
-
-    def dsn(self, **options: Any) -> str:
-        """The server's DSN, through here."""
-        rest = {k: v for k, v in conninfo_to_dict(self._dsn).items() if k not in ("host", "hostaddr", "port")}
-        return make_conninfo("", **{**rest, "host": "127.0.0.1", "port": self.port, "gssencmode": "disable",
-                                    "sslmode": "disable", **options})  # fmt: skip
 
     def lose(self, share: float) -> None:
         """Every connection there is or will be loses this share of its packets to the server; 1: a cut cable."""
@@ -69,36 +51,12 @@ class Hole:
         for sock in list(self._sockets):
             lose(sock, share)
 
-    def __enter__(self) -> Hole:
-        self._threads[0].start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._closing = True
-        with contextlib.suppress(OSError):
-            self._listener.shutdown(socket.SHUT_RDWR)
-        self._listener.close()
-        for thread in self._threads:
-            thread.join(10)
-
-    def _accept(self) -> None:
-        while True:
-            try:
-                client, _ = self._listener.accept()
-            except OSError:
-                return
-            lose(client, self._share)
-            thread = threading.Thread(target=self._serve, args=(client,), daemon=True)
-            self._threads.append(thread)
-            thread.start()
+    def _taken(self, client: socket.socket) -> None:
+        lose(client, self._share)
 
     def _serve(self, client: socket.socket) -> None:
         self._sockets.add(client)
-        if self._host.startswith("/"):
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(f"{self._host}/.s.PGSQL.{self._port}")
-        else:
-            server = socket.create_connection((self._host, self._port))
+        server = self._connect()
         piece = self._keyhole or 65536
         client.settimeout(0.2)
         try:
