@@ -41,7 +41,7 @@ def test_full_looks_come_often_while_they_are_cheap_and_every_ten_seconds_at_the
 def test_a_look_that_failed_is_done_again(clock: list[float]) -> None:
     looks = Looks()
     assert look(looks, clock, 1.0)
-    looks.all_again()
+    clock[0] += 20
     assert looks.begin()
     assert looks.begin()  # it did not end
 

@@ -19,6 +19,7 @@ from pgdurable._secret import Dsn, read_dsn, server_said
 from pgdurable.errors import ConnectionFailed
 
 __all__ = [
+    "PASSING",
     "close_pool",
     "connect_failed",
     "fate_unknown",
@@ -113,14 +114,16 @@ def _passing_hint(lower: str) -> str:
     return "Is the server running and reachable? Check --dsn or PGDURABLE_DSN (or PGHOST, PGPORT)."
 
 
-# A limit of the program's own (54) and most of what a user's statement does wrong is no better the next time.
-_PASSING = ("08", "25", "40", "53", "55", "57", "58")
+# SQLSTATE classes after which the same may pass later: connection, invalid transaction state (read-only server),
+# rollback, resources, object state, operator intervention, system. A limit of the program's own (54) and most of what a
+# user's statement does wrong is no better the next time.
+PASSING = ("08", "25", "40", "53", "55", "57", "58")
 
 
 def is_passing(error: psycopg.Error) -> bool:
     """Whether the same may work later: the server is away, or takes no writes for now."""
     if error.sqlstate is not None:
-        return error.sqlstate[:2] in _PASSING
+        return error.sqlstate[:2] in PASSING
     return isinstance(error, psycopg.OperationalError) or (
         isinstance(error, psycopg.InterfaceError) and "closed" in str(error)
     )

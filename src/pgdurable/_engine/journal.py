@@ -21,6 +21,7 @@ from pgdurable._core import Batch, Flusher
 from pgdurable._engine import probes
 from pgdurable._engine.busy_wait import selector_of, spare_time
 from pgdurable._engine.clock import DatabaseClock
+from pgdurable._engine.connections import PASSING
 from pgdurable._engine.link import Link
 from pgdurable._engine.trouble import Troubles
 from pgdurable.errors import PgDurableError
@@ -29,9 +30,6 @@ __all__ = ["Journal", "Tag"]
 
 logger = logging.getLogger("pgdurable.journal")
 
-# SQLSTATE classes after which the same batch may pass later: connection, invalid transaction state (read-only
-# server), rollback, resources, object state, operator intervention, system.
-_PASSING = ("08", "25", "40", "53", "55", "57", "58")
 _FENCED = "PGD01"
 _UNSUPPORTED = "0A000"
 _READ_ONLY = "25006"
@@ -328,7 +326,7 @@ class Journal:
             self._link.prepared = False
             self._lost(ConnectionError(f"what was prepared is gone; is a pooler in between? {message} ({sqlstate})"))
             return
-        if sqlstate[:2] in _PASSING:
+        if sqlstate[:2] in PASSING:
             self._first.appendleft(batch)
             self._backoff = min(max(self._backoff * 2, 0.02), _LONGEST_WAIT_S)
             self._pause_until = time.monotonic() + self._backoff

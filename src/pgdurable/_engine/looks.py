@@ -55,10 +55,6 @@ class Looks:
         if self.full:
             self._next_full = time.monotonic() + min(max(self._cost * _SHARE, _LEAST_S), _MOST_S)
 
-    def all_again(self) -> None:
-        """The next look is a full one."""
-        self._next_full = 0.0
-
     @contextmanager
     def counted(self) -> Iterator[None]:
         """What is done within is what a look costs."""

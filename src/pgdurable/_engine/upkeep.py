@@ -29,7 +29,6 @@ __all__ = ["Upkeep"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-_LAST = b"\xff" * 16
 _EVERY_S = 3600.0
 _SOON_S = 60.0
 # Another worker makes partitions just now: it is waited for so long.

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from pgdurable._engine.connections import close_pool, connect_failed, is_passing, make_pool, probe
 from pgdurable._engine.sweeper import Sweeper, Swept
+from pgdurable._secret import server_said
 from pgdurable._store import migrations
 from pgdurable.cli.options import Dsn, Schema, Target, target
 from pgdurable.cli.text import count, screen
@@ -100,6 +101,6 @@ async def _sweep(where: Target, older_than: timedelta | None, dry_run: bool) -> 
     except psycopg.Error as error:
         if is_passing(error):
             raise connect_failed(where.dsn, error) from None
-        raise PgDurableError(f"PostgreSQL refused: {str(error).strip()}") from None
+        raise PgDurableError(f"PostgreSQL refused: {server_said(error)}") from None
     finally:
         await close_pool(pool)
