@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Iterable, Iterator, Mapping
 from datetime import timedelta
 from types import TracebackType
-from typing import Any, ClassVar, TypeAlias, cast, overload
+from typing import Any, ClassVar, TypeAlias, TypeVar, cast, overload
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
@@ -17,6 +18,7 @@ from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.database import PATIENCE_S, Database
 from pgdurable._engine.inputs import Input, check_name, split_argument, start_params
 from pgdurable._engine.outcomes import Outcomes
+from pgdurable._engine.tasks import within
 from pgdurable._secret import SHOW_VALUES, Dsn
 from pgdurable.codec import encode
 from pgdurable.encryption import Encryption
@@ -28,6 +30,7 @@ from pgdurable.workflow import Workflow
 __all__ = ["Client", "Entry", "Handle", "InstanceInfo", "Starts"]
 
 PAYLOAD_LIMIT = 1024 * 1024
+T = TypeVar("T")
 _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
@@ -318,6 +321,10 @@ class Client:
                 *texts[len(places) :]
             ]
         return info_of(row[:16], *(from_json(text) for text in texts))
+
+    async def _wait(self, future: asyncio.Future[T], timeout: float | None) -> T:
+        """The future's result, or asyncio.TimeoutError after so many seconds. A simulation lets its time pass."""
+        return await (future if timeout is None else within(timeout, asyncio.shield(future)))
 
     def _runs_here(self, id: bytes) -> bool:
         return False

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
-from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored
 from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PayloadSealed, PgDurableError, Quarantined
 from pgdurable.retry import seconds
@@ -131,10 +130,7 @@ class Handle(Generic[T]):
         wait = seconds(timeout)
         future = self._client._outcome_of(self._bytes)
         try:
-            if wait is None:
-                status, output, error = await future
-            else:
-                status, output, error = await within(wait, asyncio.shield(future))
+            status, output, error = await self._client._wait(future, wait)
         except asyncio.TimeoutError:
             raise TimeoutError(f"instance {self.id} has not ended within {wait:g} s") from None
         finally:

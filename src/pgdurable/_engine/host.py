@@ -41,7 +41,12 @@ PARK_AFTER_S = 5.0
 
 
 class Host:
-    """See the head of this file. The engine fills in `transactions` and the callbacks after making it."""
+    """See the head of this file. The engine fills in `transactions` and the callbacks after making it.
+
+    Attributes:
+        call_later: the loop's. What waits for time asks here, never the loop: a simulation has a time of its own.
+        async_machine, thread_machine: what makes the machines. A simulation puts its own there.
+    """
 
     def __init__(
         self,
@@ -60,6 +65,9 @@ class Host:
         self.registry = registry
         self.payload_limit = payload_limit
         self.loop = asyncio.get_running_loop()
+        self.call_later = self.loop.call_later
+        self.async_machine: Callable[..., Machine] = AsyncMachine
+        self.thread_machine: Callable[..., Machine] = ThreadMachine
         self.crew = Crew(self.loop, journal.pump_now)
         self._quiet: asyncio.Future[None] | None = None
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pgdurable-step")
@@ -157,8 +165,10 @@ class Host:
     ) -> Machine:
         title = definition.title
         if definition.is_async:
-            return AsyncMachine(hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs))
-        return ThreadMachine(
+            return self.async_machine(
+                hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs)
+            )
+        return self.thread_machine(
             hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs),
             hosted.thread_waits,
         )  # fmt: skip

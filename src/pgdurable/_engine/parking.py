@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -17,16 +17,18 @@ class Parking:
 
     Args:
         after: seconds after which an instance that only waits is to leave memory.
+        clock: tells the time in seconds.
     """
 
-    def __init__(self, after: float) -> None:
+    def __init__(self, after: float, clock: Callable[[], float] = time.monotonic) -> None:
         self.after = after
+        self.clock = clock
         self._idle: dict[bytes, Hosted] = {}
 
     def idle(self, hosted: Hosted) -> None:
         """The instance only waits for timers or events from now on."""
         self._idle.pop(hosted.id, None)
-        hosted.idle_since = time.monotonic()
+        hosted.idle_since = self.clock()
         self._idle[hosted.id] = hosted
 
     def busy(self, hosted: Hosted) -> None:
@@ -38,7 +40,7 @@ class Parking:
 
     def ripe(self, now_us: int) -> Iterator[tuple[Hosted, int | None]]:
         """The instances to park, with the time in microseconds since 1970 when their next timer is due, if any."""
-        old = time.monotonic() - self.after
+        old = self.clock() - self.after
         horizon = now_us + int(self.after * 1e6)
         for hosted in list(self._idle.values()):
             if hosted.idle_since > old:

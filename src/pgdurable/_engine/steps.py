@@ -60,7 +60,7 @@ class StepRun:
         host = self.hosted.host
         self.timed_out = False
         if delay > 0:
-            self.later = host.loop.call_later(delay, self._begin)
+            self.later = host.call_later(delay, self._begin)
         else:
             self._begin()
 
@@ -88,7 +88,7 @@ class StepRun:
         timeout = self.command.step.timeout
         if timeout is not None:
             left = timeout - (perf_counter() - self.started)
-            self.timer = self.hosted.host.loop.call_later(left, self._on_timeout)
+            self.timer = self.hosted.host.call_later(left, self._on_timeout)
 
     async def _run_thread(self) -> None:
         self.begun = True
