@@ -38,6 +38,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SCHEMA = "soak"
 KEEP, WIDTH = "4 minutes", "2 minutes"
 PEAK_S = 20.0
+MOST_LEFT_OUT = 0.01
 RESTART_EVERY_S = 300.0
 
 # What has to stay flat: its name in a sample, how it is called, and the unit it is shown in.
@@ -216,7 +217,8 @@ def run(seconds: float, rate: float | None, every: float, console: Console) -> d
         return {
             "seconds": seconds, "peak": peak, "offered": rate, "restarts": restarts, "ends": ends, "keep": KEEP,
             "width": WIDTH, "money": kept == (1000 * 1000, 1000), "failed": failed[0] if failed else None,
-            "started": samples[-1]["started"] if samples else 0, "server": describe(server.dsn), "machine": machine(),
+            "started": samples[-1]["started"] if samples else 0,
+            "left_out": samples[-1]["left_out"] if samples else 0, "server": describe(server.dsn), "machine": machine(),
             "when": time.strftime("%Y-%m-%d"), "samples": samples,
         }  # fmt: skip
 
@@ -235,6 +237,8 @@ def judge(found: dict[str, Any]) -> list[str]:
             wrong.append(
                 f"{title} grew by {grown:.0%} in the last two thirds, to {values[-1] / unit:,.0f} {of}".strip()
             )
+    if found["left_out"] > found["started"] * MOST_LEFT_OUT:
+        wrong.append(f"{found['left_out']:,} instances of {found['started'] + found['left_out']:,} were not offered")
     if not found["money"]:
         wrong.append("money was made or lost")
     if found["failed"]:

@@ -35,7 +35,7 @@ def test_growth(values: list[float], growing: bool) -> None:
 
 def found(**more: Any) -> dict[str, Any]:
     samples = [dict.fromkeys(soak.SERIES, 1000.0) for _ in range(300)]
-    return {"samples": samples, "money": True, "failed": 0, "ends": [0, 0], **more}
+    return {"samples": samples, "money": True, "failed": 0, "ends": [0, 0], "started": 1000, "left_out": 5, **more}
 
 
 def test_a_good_soak_is_called_good() -> None:
@@ -56,6 +56,7 @@ def test_each_series_that_grows_is_told(name: str) -> None:
     [
         ({"money": False}, "money was made or lost"),
         ({"failed": 3}, "3 instances failed or stand still"),
+        ({"left_out": 11}, "11 instances of 1,011 were not offered"),
         ({"ends": [0, 3]}, "the workers ended with [0, 3]"),
     ],
 )
