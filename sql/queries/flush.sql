@@ -97,3 +97,6 @@ update @extschema@.instances i
 
 -- name: delete_events
 delete from @extschema@.events where seq = any ($1::bigint[])
+
+-- name: apply_writes
+call @extschema@.apply_writes($1::bigint, $2::uuid[], $3::text[], $4::int[], $5::jsonb[])

@@ -41,6 +41,7 @@ grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;
+grant execute on procedure @extschema@.apply_writes to @worker@;
 
 grant all on all tables in schema @extschema@ to @admin@;
 grant execute on all routines in schema @extschema@ to @admin@;

@@ -22,7 +22,7 @@ STATEMENTS = {
     for name in (
         "fence", "fence_lock", "fence_look", "insert_history", "insert_history_again", "read_history",
         "insert_history_fenced", "copy_history", "insert_instances", "insert_instances_again",
-        "read_instances", "copy_instances", "release_instances", "delete_events",
+        "read_instances", "copy_instances", "release_instances", "delete_events", "apply_writes",
     )
 }  # fmt: skip
 Message = tuple[bytes, bytes]  # its letter, its body

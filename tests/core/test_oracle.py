@@ -20,7 +20,8 @@ UUID, INT2, INT4, INT8, FLOAT4, TEXT, JSONB, TIME = 2950, 21, 23, 20, 700, 25, 3
 HISTORY = [UUID, INT4, INT4, INT4, FLOAT4, INT2, TEXT, TEXT, JSONB, JSONB]
 INSTANCE = [UUID, TEXT, TEXT, TEXT, TEXT, INT8, JSONB]
 RELEASE = [UUID, TEXT, JSONB, JSONB, TIME]
-COLUMNS = [HISTORY, INSTANCE, RELEASE]
+WRITE = [UUID, TEXT, INT4, JSONB]
+COLUMNS = [HISTORY, INSTANCE, RELEASE, WRITE]
 FORMATS = {INT2: "!h", INT4: "!i", INT8: "!q", FLOAT4: "!f"}
 
 
@@ -71,10 +72,12 @@ history = st.tuples(
 instances = st.tuples(ids, texts, maybe(texts), texts, texts, maybe(whole(64)), jsons)
 wakes = st.integers(-(2**63) + EPOCH_US, 2**63 - 1)
 releases = st.tuples(ids, texts, maybe(jsons), maybe(jsons), maybe(wakes))
+writes = st.tuples(ids, texts, whole(32), maybe(jsons))
 transitions = st.lists(
     st.tuples(st.just(0), history, st.sampled_from([-1, 0, 5, 2**63 - 1]))
     | st.tuples(st.just(1), instances, st.just(-1))
-    | st.tuples(st.just(2), releases, st.just(-1)),
+    | st.tuples(st.just(2), releases, st.just(-1))
+    | st.tuples(st.just(3), writes, st.just(-1)),
     max_size=12,
 )
 
@@ -83,7 +86,7 @@ def add(flusher: Flusher, kind: int, values: tuple[Any, ...], event: int, tag: A
     if kind == 0:
         flusher.add_history(*values, tag, event)
     else:
-        (flusher.add_instance if kind == 1 else flusher.add_release)(*values, tag)
+        (flusher.add_instance, flusher.add_release, flusher.add_write)[kind - 1](*values, tag)
 
 
 def is_as(batch: Batch, given: list[Any], first: int) -> None:
@@ -91,7 +94,7 @@ def is_as(batch: Batch, given: list[Any], first: int) -> None:
     for kind, types in enumerate(COLUMNS):
         rows = [row(types, values) for of, values, _ in given if of == kind]
         assert batch.rows_of(kind) == b"".join(rows)
-        assert batch.counts_by_kind[kind] == len(rows)
+        assert (*batch.counts_by_kind[:3], batch.writes)[kind] == len(rows)
     assert batch.counts_by_kind[3] == sum(event >= 0 for _, _, event in given)
 
 
@@ -148,7 +151,10 @@ def compare(server: FakeServer, given: list[Any], again: bool, cut: bool) -> Non
         add(flusher, kind, values, event, place)
     batch = flusher.take()
     is_as(batch, given, 0)
-    first, second = batch.split()
+    parts = batch.split()
+    if len(given) < 2:
+        assert parts == (batch,)
+    first, second = parts if len(parts) == 2 else (Flusher(fake.STATEMENTS).take(), batch)
     middle = len(given) // 2
     is_as(first, given[:middle], 0)
     is_as(second, given[middle:], middle)
@@ -176,6 +182,8 @@ def compare(server: FakeServer, given: list[Any], again: bool, cut: bool) -> Non
     elif 0 in columns:
         expected += [("pgd_insert_history" + suffix, columns[0])]
         expected += [("pgd_read_history", columns[0][:2])] * again
+    if 3 in columns:
+        expected += [("pgd_apply_writes", [struct.pack("!q", 7), *columns[3]])]
     if 2 in columns:
         expected += [("pgd_release_instances", [struct.pack("!q", 7), *columns[2]])]
     if events:

@@ -235,7 +235,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
     # Whoever adds one says in sql/roles/grants.sql who may call it.
     assert {name for name, definer, *_ in rows if definer} == set(
         "start start_many signal resume make_partitions sweep sweep_history sweep_orphans sweep_events"
-        " sweep_signal_keys detach_spent drop_detached last_event".split()
+        " sweep_signal_keys detach_spent drop_detached last_event write_event".split()
     )
 
 
@@ -256,6 +256,8 @@ def test_every_query_means_the_servers_own_names_whatever_the_path(house: House)
                     text = re.sub(r"--[^\n]*", "", text)
                     if text.lstrip().startswith("copy"):
                         continue  # names no operator and calls nothing
+                    # A procedure, named with its schema, is no part of such a function: the same call of one is.
+                    text = re.sub(r"^\s*call\b.*\.apply_writes\(", "select num_nulls(", text)
                     body = re.sub(r"%s|%\(\w+\)s|\$\d+", "null", text)
                     probe = f'{house.schema}."probe {file} {name}"'
                     try:

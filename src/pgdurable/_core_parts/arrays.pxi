@@ -10,6 +10,7 @@ cdef enum:
 cdef int[10] HISTORY_TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 3802, 3802]
 cdef int[7] INSTANCE_TYPES = [2950, 25, 25, 25, 25, 20, 3802]
 cdef int[5] RELEASE_TYPES = [2950, 25, 3802, 3802, 1184]
+cdef int[4] WRITE_TYPES = [2950, 25, 23, 3802]
 
 
 @cython.final

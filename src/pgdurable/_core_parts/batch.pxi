@@ -11,13 +11,15 @@ cdef enum:
     OP_HISTORY = 0
     OP_INSTANCE = 1
     OP_RELEASE = 2
-    KINDS = 3
+    OP_WRITE = 3           # something seldom, carried out by a function of the schema
+    KINDS = 4
 
 cdef enum:
     MAX_COLUMNS = 10
     HISTORY_COLUMNS = 10
     INSTANCE_COLUMNS = 7
     RELEASE_COLUMNS = 5
+    WRITE_COLUMNS = 4
 
 cdef enum:
     COPY_HEADER_SIZE = 19
@@ -33,6 +35,7 @@ cdef char *COPY_TRAILER = b"\377\377"
 
 cdef struct Op:
     int kind
+    bint joined            # commits with the row before it, or not at all
     Py_ssize_t start       # the row's span in rows[kind]
     Py_ssize_t end
     int64_t event_seq      # an event consumed together with the row, or -1
@@ -132,15 +135,21 @@ cdef class Batch:
     @property
     def nbytes(self):
         """Encoded bytes of all rows."""
-        return self.bytes_of(OP_HISTORY) + self.bytes_of(OP_INSTANCE) + self.bytes_of(OP_RELEASE)
+        return self.bytes_of(OP_HISTORY) + self.bytes_of(OP_INSTANCE) + self.bytes_of(OP_RELEASE) + \
+            self.bytes_of(OP_WRITE)
 
     @property
     def counts_by_kind(self):
         """(history rows, instance rows, releases, consumed events)."""
         return self.counts[OP_HISTORY], self.counts[OP_INSTANCE], self.counts[OP_RELEASE], self.n_events
 
+    @property
+    def writes(self):
+        """How many rare writes there are."""
+        return self.counts[OP_WRITE]
+
     def rows_of(self, int kind):
-        """The encoded rows of one kind (0 history, 1 instances, 2 releases), for tests."""
+        """The encoded rows of one kind (0 history, 1 instances, 2 releases, 3 writes), for tests."""
         if not 0 <= kind < KINDS:
             raise IndexError(kind)
         if self.counts[kind] == 0:
@@ -149,6 +158,10 @@ cdef class Batch:
 
     cdef inline Py_ssize_t bytes_of(self, int kind) noexcept:
         return self.memory.rows[kind].size - COPY_HEADER_SIZE if self.counts[kind] else 0
+
+    cdef inline bint has_rest(self) noexcept:
+        """Whether there is more than rows to insert."""
+        return self.counts[OP_RELEASE] > 0 or self.n_events > 0 or self.counts[OP_WRITE] > 0
 
     cdef inline Op *ops(self) noexcept:
         return <Op *> self.memory.ops if self.memory != NULL else NULL
@@ -229,6 +242,21 @@ cdef class Batch:
         self.close_row(OP_RELEASE, at, -1, monotonic_ns())
         return 0
 
+    cdef int add_write(self, bytes instance_id, str kind, int32_t place, bytes body, object tag,
+                       bint joined) except -1:
+        cdef Span texts[2]
+        cdef char *at
+        if joined and self.n_ops == 0:
+            raise ValueError("there is no row that this write could join")
+        span_of_text(&texts[0], kind)
+        span_of_bytes(&texts[1], body)
+        at = self.open_row(OP_WRITE, WRITE_COLUMNS, instance_id, 34, texts, 2, tag)
+        at = at_text(at, &texts[0])
+        at = at_field_i32(at, place)
+        at = at_jsonb(at, &texts[1])
+        self.close_row(OP_WRITE, at, -1, monotonic_ns(), joined)
+        return 0
+
     cdef char *open_row(self, int kind, int columns, bytes instance_id, Py_ssize_t fixed, Span *texts, int n_texts,
                         object tag) except NULL:
         """Room for a row and its bookkeeping, with its head written: nothing that follows can fail."""
@@ -256,10 +284,11 @@ cdef class Batch:
             rows.size = COPY_HEADER_SIZE
         return rows.data + rows.size
 
-    cdef void close_row(self, int kind, char *end, int64_t event_seq, int64_t added_ns) noexcept:
+    cdef void close_row(self, int kind, char *end, int64_t event_seq, int64_t added_ns,
+                        bint joined=False) noexcept:
         cdef Buffer *rows = &self.memory.rows[kind]
         cdef Py_ssize_t size = end - rows.data
-        self.ops()[self.n_ops] = Op(kind, rows.size, size, event_seq, added_ns)
+        self.ops()[self.n_ops] = Op(kind, joined, rows.size, size, event_seq, added_ns)
         rows.size = size
         self.n_ops += 1
         self.counts[kind] += 1
@@ -267,9 +296,19 @@ cdef class Batch:
             self.n_events += 1
 
     def split(self):
-        """Two batches with the first and the second half of the transitions, in their idempotent form."""
+        """Two batches with about half of the transitions each, in their idempotent form.
+
+        What commits together stays together. A batch of nothing else is all there is: a tuple with itself.
+        """
         cdef Py_ssize_t middle = self.n_ops // 2
-        return self.cut(0, middle), self.cut(middle, self.n_ops)
+        cdef Py_ssize_t i
+        for i in range(middle):
+            if not self.ops()[middle - i].joined:
+                return self.cut(0, middle - i), self.cut(middle - i, self.n_ops)
+        for i in range(middle + 1, self.n_ops):
+            if not self.ops()[i].joined:
+                return self.cut(0, i), self.cut(i, self.n_ops)
+        return (self,)
 
     cdef Batch cut(self, Py_ssize_t first, Py_ssize_t last):
         cdef Batch part = new_batch(self.spares)
@@ -282,7 +321,7 @@ cdef class Batch:
             at = part.reserve(op.kind, op.end - op.start)
             part.tags.append(self.tags[i])
             at = at_bytes(at, self.memory.rows[op.kind].data + op.start, op.end - op.start)
-            part.close_row(op.kind, at, op.event_seq, op.added_ns)
+            part.close_row(op.kind, at, op.event_seq, op.added_ns, op.joined)
         return part
 
 

@@ -3,9 +3,9 @@
 cdef enum Mode:
     CLOSED = 0
     IDLE = 1
-    PIPELINE = 2       # fence, inserts, releases, deletes, sync: one round trip
+    PIPELINE = 2       # fence, inserts, writes, releases, deletes, sync: one round trip
     COPYING = 3        # a simple query with fence and COPY, one transaction
-    TAIL = 4           # after COPY: releases, deletes, commit, in a pipeline
+    TAIL = 4           # after COPY: writes, releases, deletes, commit, in a pipeline
     UNDOING = 5        # rolling back a COPY transaction that failed
 
 cdef enum:
@@ -158,7 +158,12 @@ cdef class Flight:
         return self.read(b"pgd_fence_lock", 1) and self.execute(b"pgd_insert_history_fenced", 1 + HISTORY_COLUMNS)
 
     cdef bint send_rest(self, Batch batch) except -1:
-        """Releases and consumed events."""
+        """Rare writes, releases and consumed events."""
+        if batch.counts[OP_WRITE]:
+            self.columns.set_worker(self.worker)
+            self.columns.set_rows(batch, OP_WRITE, WRITE_COLUMNS, WRITE_TYPES, 1)
+            if not self.execute(b"pgd_apply_writes", 1 + WRITE_COLUMNS):
+                return False
         if batch.counts[OP_RELEASE]:
             self.columns.set_worker(self.worker)
             self.columns.set_rows(batch, OP_RELEASE, RELEASE_COLUMNS, RELEASE_TYPES, 1)
@@ -171,12 +176,12 @@ cdef class Flight:
         return True
 
     cdef bint send_copy(self, Batch batch) except -1:
-        # Without releases and events the simple query is a transaction by itself, commit included.
+        # Without writes, releases and events the simple query is a transaction by itself, commit included.
         cdef bytes text = self.fence_text
         self.mode = COPYING
         self.n_to_copy = (batch.counts[OP_INSTANCE] > 0) + (batch.counts[OP_HISTORY] > 0)
         self.n_expected = 1 + self.n_to_copy
-        self.in_transaction = batch.counts[OP_RELEASE] > 0 or batch.n_events > 0
+        self.in_transaction = batch.has_rest()
         if self.in_transaction:
             text = b"begin; " + text
             self.n_expected += 1

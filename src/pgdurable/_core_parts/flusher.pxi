@@ -85,6 +85,18 @@ cdef class Flusher:
         finally:
             atomic_leave_unlocked(&self.adding)
 
+    def add_write(self, bytes instance_id, str kind, int32_t place, bytes body, object tag, bint joined=False):
+        """Adds a write that is seldom, of a kind the schema's procedure `apply_writes` knows.
+
+        `body` is a JSON text, checked by the caller, or None. `joined`: it commits with the row added just before, or
+        not at all, also when the batch is refused for another row's sake.
+        """
+        self.begin_adding()
+        try:
+            self.filling.add_write(instance_id, kind, place, body, tag, joined)
+        finally:
+            atomic_leave_unlocked(&self.adding)
+
     def take(self):
         """The batch filled so far; a new one fills from now on."""
         cdef Batch batch
@@ -228,7 +240,7 @@ cdef class Flusher:
             return True
         # A pipeline is one round trip. COPY waits for the server's permission, for each table, and before the rest.
         trips = (batch.counts[OP_HISTORY] > 0) + (batch.counts[OP_INSTANCE] > 0)
-        trips += batch.counts[OP_RELEASE] > 0 or batch.n_events > 0
+        trips += batch.has_rest()
         return rows * COPY_GAIN_NS >= trips * self.flight.wire.round_trip_ns
 
     # -- receiving -----------------------------------------------------------------------------------------

@@ -333,8 +333,9 @@ class Journal:
             self._link.complain(f"the server refuses writes for now: {message} ({sqlstate})")
             self._loop.call_later(self._backoff + 0.001, self._renew if sqlstate == _READ_ONLY else self.kick)
             return
-        if len(batch) > 1:
-            self._first.extendleft(reversed(batch.split()))
+        parts = batch.split()
+        if len(parts) > 1:
+            self._first.extendleft(reversed(parts))
         else:
             error = PgDurableError(
                 f"PostgreSQL refused a transition: {message} ({sqlstate})",

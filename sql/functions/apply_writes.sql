@@ -1,0 +1,25 @@
+-- What is written seldom, in the same commit as the history rows that led to it: one call per flush that has any.
+--
+-- One element per write in each array: the instance, the kind of write, a number and a JSON text that mean what the
+-- kind says. A batch may be sent again, so every kind is written so that a second time changes nothing.
+-- A procedure, because it gives no rows.
+-- Locks: what the kinds' functions say.
+-- Raises: PGD08 for a kind that this schema does not know; what the kinds' functions raise.
+create or replace procedure @extschema@.apply_writes(
+    worker bigint, ids uuid[], kinds text[], places int[], bodies jsonb[])
+language plpgsql
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+    for n in 1 .. array_length(ids, 1) loop
+        case kinds[n]
+            when 'event' then
+                perform @extschema@.write_event(ids[n], bodies[n]);
+            else
+                raise exception using errcode = 'PGD08',
+                    message = format('a write of kind %L is not known to this schema', kinds[n]),
+                    hint = 'The worker is newer than the schema: run `pgdurable migrate`.';
+        end case;
+    end loop;
+end
+$$;
