@@ -18,7 +18,7 @@ PACKAGE = Path(__file__).parent.parent / "src" / "pgdurable"
 FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
     {"cli", "testing", "ui"},
-    {"engine", "client", "handle", "sync", "_engine"},
+    {"engine", "client", "handle", "sync", "_client", "_engine"},
     {"workflow", "context", "retry", "codec", "encryption", "_arguments", "_failure", "_mismatch"},
     {"_runtime", "_store"},
     {"_core"},

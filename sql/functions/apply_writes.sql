@@ -15,6 +15,14 @@ begin
         case kinds[n]
             when 'event' then
                 perform @extschema@.write_event(ids[n], bodies[n]);
+            when 'state' then
+                perform @extschema@.write_state(ids[n], places[n], bodies[n]);
+            when 'stream' then
+                perform @extschema@.write_stream(ids[n], places[n], bodies[n]);
+            when 'cut_stream' then
+                perform @extschema@.cut_stream(ids[n], places[n], bodies[n]);
+            when 'update' then
+                perform @extschema@.write_update(ids[n], bodies[n]);
             else
                 raise exception using errcode = 'PGD08',
                     message = format('a write of kind %L is not known to this schema', kinds[n]),

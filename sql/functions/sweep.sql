@@ -69,6 +69,7 @@ begin
          where k.id = any (array(
             select o.id from unnest(ids) as u (id)
              cross join lateral (select s.id from @extschema@.instance_keys s where s.instance_id = u.id offset 0) o));
+        perform @extschema@.sweep_talk(ids);
         delete from @extschema@.instances i where i.id = any (ids);
     end if;
     removed := coalesce(cardinality(ids), 0);

@@ -33,6 +33,14 @@ select pg_notify(@extschema@.channel(), 'due')
 -- name: signal
 select @extschema@.signal(%s, %s, %s::jsonb, key => %s)
 
+-- name: signal_with_start
+select @extschema@.signal_with_start(
+    %s, %s::jsonb, id => %s, signal => %s, payload => %s::jsonb, key => %s, version => %s, queue => %s, priority => %s,
+    delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s, meant => %s)
+
+-- name: find_key
+select k.instance_id from @extschema@.instance_keys k where k.id = %s
+
 -- name: find_instance
 select @extschema@.find_instance(%s)
 

@@ -10,7 +10,7 @@ grant usage on schema @extschema@ to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
     @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
-    @extschema@.settings, @extschema@.fences
+    @extschema@.settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
@@ -19,7 +19,7 @@ grant select on
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
-    @extschema@.id_at, @extschema@.id_time
+    @extschema@.id_at, @extschema@.id_time, @extschema@.state
     to @reader@, @client@;
 
 -- What doctor asks.
@@ -28,7 +28,7 @@ grant execute on function @extschema@.spent_partitions, @extschema@.keep_for to 
 -- A client writes through functions only, which say who submitted what.
 grant execute on function
     @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume,
-    @extschema@.retry
+    @extschema@.retry, @extschema@.signal_with_start, @extschema@.request_update, @extschema@.ask, @extschema@.answers
     to @client@;
 
 -- A worker writes what running an instance takes. It never changes history, and removes it by sweep's functions only.
@@ -38,6 +38,7 @@ grant insert on
     to @worker@;
 grant update on @extschema@.instances, @extschema@.workers to @worker@;
 grant select, insert, update, delete on @extschema@.fences to @worker@;
+grant insert, update on @extschema@.states, @extschema@.updates, @extschema@.stream_items to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;

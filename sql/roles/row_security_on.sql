@@ -25,3 +25,21 @@ create policy pgdurable_all on @extschema@.events to @worker@, @admin@ using (tr
 create policy pgdurable_read on @extschema@.events for select to @reader@ using (true);
 create policy pgdurable_own on @extschema@.events for select to @client@
     using (exists (select from @extschema@.instances i where i.id = events.instance_id));
+
+alter table @extschema@.states enable row level security;
+create policy pgdurable_all on @extschema@.states to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.states for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.states for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = states.instance_id));
+
+alter table @extschema@.updates enable row level security;
+create policy pgdurable_all on @extschema@.updates to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.updates for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.updates for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = updates.instance_id));
+
+alter table @extschema@.stream_items enable row level security;
+create policy pgdurable_all on @extschema@.stream_items to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.stream_items for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.stream_items for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = stream_items.instance_id));

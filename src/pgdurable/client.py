@@ -12,6 +12,8 @@ from typing import Any, ClassVar, TypeAlias, TypeVar, cast, overload
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
+from pgdurable._client.base import asked_id
+from pgdurable._client.signals import Signals
 from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
@@ -20,7 +22,6 @@ from pgdurable._engine.inputs import Input, check_name, split_argument, start_pa
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.tasks import within
 from pgdurable._secret import SHOW_VALUES, Dsn
-from pgdurable.codec import encode
 from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceNotFound
 from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
@@ -35,7 +36,7 @@ _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
-class Client:
+class Client(Signals):
     """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
 
     Args:
@@ -250,24 +251,8 @@ class Client:
         Args:
             type: what `result()` decodes to.
         """
-        text = _asked(id)
-        found = await self._database.one("find_instance", (text,))
-        if found is None:
-            raise InstanceNotFound(
-                f"no instance has the id {text!r}", hint="client.list() or `pgdurable list` shows those there are."
-            )
-        return Handle(self, found, text, type)
-
-    async def signal(self, id: str, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
-        """Sends a signal to an instance by id. As `Handle.signal`."""
-        data = encode(payload, what=f"instance {id}: payload of signal {name!r}", limit=self.payload_limit)
-        text = _asked(id)
-        check_name(name, "a signal's name")
-        await self._admit()
-        if (encryption := self._database.encryption) is not None:
-            instance = (await self.get(text)).instance_id
-            data = encryption.seal(instance.bytes, f"signal {name}", data)
-        await self._database.one("signal", (text, name, data.decode(), key or uuid.uuid4()))
+        text = asked_id(id)
+        return Handle(self, await self._find(text), text, type)
 
     async def list(
         self,
@@ -307,6 +292,18 @@ class Client:
     def _pool(self) -> AsyncConnectionPool[psycopg.AsyncConnection[Any]]:
         return self._database.pool
 
+    async def _find(self, id: str) -> uuid.UUID:
+        """The instance's UUID. Raises InstanceNotFound."""
+        found: uuid.UUID | None = await self._database.one("find_instance", (id,))
+        if found is None:
+            raise InstanceNotFound(
+                f"no instance has the id {id!r}", hint="client.list() or `pgdurable list` shows those there are."
+            )
+        return found
+
+    def _handle(self, instance_id: uuid.UUID, id: str | None, type: Any) -> Handle[Any]:
+        return Handle(self, instance_id, id, type)
+
     async def _describe(self, instance_id: uuid.UUID) -> InstanceInfo:
         rows = await self._database.rows("describe", (instance_id,))
         if not rows:
@@ -328,18 +325,6 @@ class Client:
 
     def _runs_here(self, id: bytes) -> bool:
         return False
-
-
-def _asked(id: str | uuid.UUID) -> str:
-    """The text of an id that is looked for; what no id can be raises InstanceNotFound."""
-    text = str(id)
-    try:
-        found = text.encode()
-    except UnicodeEncodeError:
-        found = b"\0"
-    if b"\0" in found:
-        raise InstanceNotFound(f"no instance has the id {text!r:.100}", hint="Ids are valid Unicode without NUL.")
-    return text
 
 
 async def _first(connection: psycopg.AsyncConnection[Any], sql: str, params: tuple[Any, ...]) -> Any:

@@ -193,6 +193,10 @@ class Client:
     def signal(self, id: str, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
         self._there.call(self._inner.signal(id, name, payload, key=key))
 
+    def signal_with_start(self, workflow: str | Workflow[Any, Any], *args: Any, **options: Any) -> Handle[Any]:
+        """As the async `signal_with_start`, without `connection`."""
+        return Handle(self._there, self._there.call(self._inner.signal_with_start(workflow, *args, **options)))
+
     def list(self, **filters: Any) -> Iterator[InstanceInfo]:
         return self._there.iterate(self._inner.list(**filters))
 

@@ -35,10 +35,15 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "schedules": (READ, READ),
     "settings": (READ, READ),
     "fences": (READ, READ | {"insert", "update", "delete"}),
+    "states": (READ, READ | {"insert", "update"}),
+    "updates": (READ, READ | {"insert", "update"}),
+    "stream_items": (READ, READ | {"insert", "update"}),
 }
-READING = set("status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time".split())
+READING = set(
+    "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state".split()
+)
 DOCTOR = {"keep_for", "spent_partitions"}
-CLIENT = READING | {"start", "start_many", "signal", "resume", "retry"}
+CLIENT = READING | set("start start_many signal resume retry signal_with_start request_update ask answers".split())
 
 
 @pgd.workflow(name="security_greet")
@@ -93,8 +98,8 @@ def test_each_role_has_exactly_its_rights(house: House) -> None:
     as_invoker = house.root.info.server_version >= 150000
     assert found["client"] == {**{t: client for t, (client, _) in TABLES.items()}, **(theirs if as_invoker else {})}
     assert found["worker"] == {**{t: worker for t, (_, worker) in TABLES.items()}, **views}
-    # Of signal_keys nobody needs to know: functions with the owner's rights write and sweep it.
-    assert found["admin"] == dict.fromkeys({*TABLES, *VIEWS, "signal_keys"}, ALL)
+    # Of signal_keys and queries nobody needs to know: functions with the owner's rights write and sweep them.
+    assert found["admin"] == dict.fromkeys({*TABLES, *VIEWS, "signal_keys", "queries"}, ALL)
 
 
 def test_each_role_has_exactly_its_functions(house: House) -> None:

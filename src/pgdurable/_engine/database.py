@@ -32,7 +32,7 @@ from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, Inva
 
 __all__ = ["PATIENCE_S", "Database"]
 
-_WORK = frozenset({"start", "signal", "resume", "retry"})
+_WORK = frozenset({"start", "signal", "signal_with_start", "request_update", "resume", "retry"})
 PATIENCE_S = 30.0
 
 

@@ -1,0 +1,1 @@
+"""What `Client` and `Handle` are made of, a module per topic."""
