@@ -65,7 +65,7 @@ class Host:
         self.registry = registry
         self.payload_limit = payload_limit
         self.loop = asyncio.get_running_loop()
-        self.call_later = self.loop.call_later
+        self.call_later: Callable[..., Any] = self.loop.call_later
         self.async_machine: Callable[..., Machine] = AsyncMachine
         self.thread_machine: Callable[..., Machine] = ThreadMachine
         self.crew = Crew(self.loop, journal.pump_now)

@@ -1,0 +1,235 @@
+"""The tables, in memory: what PostgreSQL holds and does for the real engine, for one simulation.
+
+A `commit` takes what one flush takes. What SQL functions do for clients is in `_queries.py`, under the names of the
+queries that call them; the rare writes that ride in a flush are in `_writes.py`.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import defaultdict
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any, NamedTuple
+
+from pgdurable.errors import InstanceNotFound
+from pgdurable.testing._clock import VirtualClock
+
+__all__ = ["ENDED", "Event", "HistoryRow", "InstanceRow", "Store"]
+
+ENDED = ("completed", "failed", "cancelled", "timed_out")
+
+
+@dataclass
+class InstanceRow:
+    """A row of `instances`; payloads as stored."""
+
+    id: bytes
+    workflow: str
+    version: str | None
+    status: str
+    input: str
+    created_at: datetime
+    key: str | None = None
+    queue: str = "default"
+    priority: int = 0
+    owner: int | None = None
+    parent: uuid.UUID | None = None
+    takeovers: int = 0
+    submitted_by: str = "simulation"
+    started_at: datetime | None = None
+    finished_at: datetime | None = None
+    wake_us: int | None = None
+    deadline: datetime | None = None
+    output: str | None = None
+    error: str | None = None
+    labels: str | None = None
+
+    @property
+    def uuid(self) -> uuid.UUID:
+        return uuid.UUID(bytes=self.id)
+
+    @property
+    def ended(self) -> bool:
+        return self.status in ENDED
+
+
+class HistoryRow(NamedTuple):
+    """A row of `history`, in the order of columns that a worker loads."""
+
+    instance_id: uuid.UUID
+    event_id: int
+    kind: str
+    seq: int | None
+    name: str | None
+    attempt: int | None
+    fingerprint: int | None
+    payload: str | None
+    error: str | None
+    recorded_at: datetime
+    elapsed_ms: float | None = None
+
+
+class Event(NamedTuple):
+    """A row of `events`."""
+
+    seq: int
+    kind: str
+    name: str | None
+    payload: str | None
+    sent_at: datetime
+
+
+class Store:
+    """See the head of this file.
+
+    Attributes:
+        on_work: called when something waits for a worker.
+        on_end: called with the id of an instance that has ended or was paused.
+        version: counts up with every change.
+    """
+
+    def __init__(self, clock: VirtualClock) -> None:
+        self.clock = clock
+        self.instances: dict[bytes, InstanceRow] = {}
+        self.keys: dict[str, bytes] = {}
+        self.history: dict[bytes, list[HistoryRow]] = defaultdict(list)
+        self.events: dict[bytes, list[Event]] = defaultdict(list)
+        self.signal_keys: set[uuid.UUID] = set()
+        self.last_event = 0
+        self.version = 0
+        self.on_work: Callable[[], None] = lambda: None
+        self.on_end: Callable[[bytes], None] = lambda id: None
+
+    # -- what clients do --------------------------------------------------------------------------------------------
+
+    def add_instance(self, row: InstanceRow) -> None:
+        self.version += 1
+        self.instances[row.id] = row
+        if row.key is not None:
+            self.keys[row.key] = row.id
+        self.on_work()
+
+    def add_event(self, id: bytes, kind: str, name: str | None, payload: str | None) -> int:
+        """Adds to the event queue; returns its place there."""
+        self.version += 1
+        self.last_event += 1
+        self.events[id].append(Event(self.last_event, kind, name, payload, self.clock.now))
+        self.on_work()
+        return self.last_event
+
+    def find(self, text: str) -> InstanceRow | None:
+        """By user-chosen id, else by UUID."""
+        id = self.keys.get(text)
+        if id is None:
+            try:
+                id = uuid.UUID(text).bytes
+            except ValueError:
+                return None
+        return self.instances.get(id)
+
+    def need(self, text: str) -> InstanceRow:
+        """As `find`. Raises InstanceNotFound."""
+        row = self.find(text)
+        if row is None:
+            raise InstanceNotFound(
+                f"no instance has the id {text!r}",
+                hint="Ids are those given to start(id=...), or handle.id; sim.list() shows those there are.",
+            )
+        return row
+
+    def end(self, row: InstanceRow, status: str, *, output: str | None = None, error: str | None = None) -> None:
+        """A status in which nobody runs it."""
+        self.version += 1
+        row.status, row.output, row.error = status, output, error
+        row.owner = row.wake_us = None
+        if row.ended:
+            row.started_at = row.started_at or row.created_at
+            row.finished_at = self.clock.now
+            self.events.pop(row.id, None)
+        self.on_end(row.id)
+
+    # -- what a worker does -----------------------------------------------------------------------------------------
+
+    def claimable(self, runs: Callable[[InstanceRow], bool]) -> list[InstanceRow]:
+        """The instances that wait for a worker now, and that `runs` says can run."""
+        now_us = self.clock.now_us()
+        return [row for row in self.instances.values() if self._waits(row, now_us) and runs(row)]
+
+    def _waits(self, row: InstanceRow, now_us: int) -> bool:
+        if row.owner is not None:
+            return False
+        if row.status == "running":
+            return True  # its worker has died
+        if row.status == "waiting" and self.events.get(row.id):
+            return True
+        return row.status in ("pending", "waiting") and row.wake_us is not None and row.wake_us <= now_us
+
+    def next_due_us(self) -> int | None:
+        """When the next instance that nobody has is to be run."""
+        dues = [
+            row.wake_us
+            for row in self.instances.values()
+            if row.owner is None and row.status in ("pending", "waiting") and row.wake_us is not None
+        ]
+        return min(dues) if dues else None
+
+    def claim(self, row: InstanceRow, worker: int, version: str) -> None:
+        self.version += 1
+        row.started_at = row.started_at or (row.created_at if row.status == "running" else self.clock.now)
+        row.owner, row.status, row.wake_us = worker, "running", None
+        row.version = row.version or version
+
+    def take_over(self, worker: int) -> None:
+        """The worker has died: its instances are free for another."""
+        for row in self.instances.values():
+            if row.owner == worker:
+                row.owner = None
+                row.takeovers += 1
+        self.version += 1
+
+    def commit(self, changes: Iterable[tuple[str, tuple[Any, ...]]], worker: int) -> int:
+        """Carries out the changes of one flush; returns the time of the commit."""
+        self.version += 1
+        for kind, values in changes:
+            getattr(self, f"_commit_{kind}")(worker, *values)
+        return self.clock.now_us()
+
+    def _commit_history(
+        self, worker: int, id: bytes, event_id: int, seq: int | None, mark: int | None, elapsed_ms: float | None,
+        attempt: int | None, kind: str, name: str | None, payload: bytes | None, error: bytes | None, event: int,
+    ) -> None:  # fmt: skip
+        self.history[id].append(
+            HistoryRow(uuid.UUID(bytes=id), event_id, kind, seq, name, attempt, mark, _text(payload), _text(error),
+                       self.clock.now, elapsed_ms)
+        )  # fmt: skip
+        if event >= 0:
+            self.events[id] = [waiting for waiting in self.events[id] if waiting.seq != event]
+
+    def _commit_instance(
+        self, worker: int, id: bytes, workflow: str, version: str | None, status: str, queue: str,
+        owner: int | None, input: bytes,
+    ) -> None:  # fmt: skip
+        now = self.clock.now
+        row = InstanceRow(id, workflow, version, status, input.decode(), now, queue=queue, owner=owner)
+        if owner is None:
+            row.wake_us = self.clock.now_us()
+        else:
+            row.started_at = now
+        self.add_instance(row)
+
+    def _commit_release(
+        self, worker: int, id: bytes, status: str, output: bytes | None, error: bytes | None, wake_us: int | None
+    ) -> None:
+        row = self.instances[id]
+        if row.owner != worker:
+            return
+        if status in ENDED or status == "paused":
+            self.end(row, status, output=_text(output), error=_text(error))
+            return
+        row.status, row.output, row.error, row.wake_us, row.owner = status, None, None, wake_us, None
+
+
+def _text(data: bytes | None) -> str | None:
+    return None if data is None else data.decode()
