@@ -4,7 +4,7 @@ from pgdurable._engine.journal cimport Journal
 
 cdef class Host:
     cdef public Journal journal
-    cdef public object call_later, async_machine, thread_machine
+    cdef public object call_later, lasted, async_machine, thread_machine
     cdef public object encryption, flusher, clock, registry, loop, crew, threads, transactions, worker
     cdef public object payload_limit
     cdef public bint fenced, draining

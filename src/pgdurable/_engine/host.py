@@ -11,6 +11,7 @@ import logging
 import traceback
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
@@ -45,6 +46,7 @@ class Host:
 
     Attributes:
         call_later: the loop's. What waits for time asks here, never the loop: a simulation has a time of its own.
+        lasted: seconds since a reading of `perf_counter`, of what has to end after so many.
         async_machine, thread_machine: what makes the machines. A simulation puts its own there.
     """
 
@@ -66,6 +68,7 @@ class Host:
         self.payload_limit = payload_limit
         self.loop = asyncio.get_running_loop()
         self.call_later: Callable[..., Any] = self.loop.call_later
+        self.lasted: Callable[[float], float] = _lasted
         self.async_machine: Callable[..., Machine] = AsyncMachine
         self.thread_machine: Callable[..., Machine] = ThreadMachine
         self.crew = Crew(self.loop, journal.pump_now)
@@ -294,6 +297,10 @@ class Host:
         self.parking.clear()
         self.timers.clear()
         return tasks
+
+
+def _lasted(started: float) -> float:
+    return perf_counter() - started
 
 
 async def _nothing() -> None:

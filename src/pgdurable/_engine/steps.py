@@ -87,8 +87,8 @@ class StepRun:
         """The step does not end at once: from here on its timeout can end it."""
         timeout = self.command.step.timeout
         if timeout is not None:
-            left = timeout - (perf_counter() - self.started)
-            self.timer = self.hosted.host.call_later(left, self._on_timeout)
+            host = self.hosted.host
+            self.timer = host.call_later(timeout - host.lasted(self.started), self._on_timeout)
 
     async def _run_thread(self) -> None:
         self.begun = True

@@ -44,6 +44,11 @@ class MemoryFlusher:
     def add_release(self, *values: Any) -> None:
         self._add("park" if values[1] == "waiting" else "end", "release", values[:-1], values[-1])
 
+    def add_write(
+        self, id: bytes, kind: str, place: int, body: bytes | None, tag: Any, joined: bool = False
+    ) -> None:  # fmt: skip
+        self._add(f"{kind}_write", "write", (id, kind, place, body), tag)
+
     def _add(self, point: str, change: str, values: tuple[Any, ...], tag: Any) -> None:
         self.changes.append((change, values))
         self.tags.append((point, tag))

@@ -87,6 +87,7 @@ class Process:
         self.host = host = Host(self.journal, registry, payload_limit=payload_limit, threads=16, encryption=encryption)
         host.worker = number
         host.call_later = clock.call_later
+        host.lasted = _no_time
         host.timers = Timers(cast(Any, clock), cast(Any, clock), host._timer_due)
         host.parking = Parking(0.0, clock.seconds) if park_after is None else _ParkingByClock(
             park_after, clock, host.park_idle
@@ -149,7 +150,7 @@ class Process:
             self.host.take_event(event.seq, hosted.id, event.kind, event.name, event.payload, event.sent_at)
 
     def _set_alarm(self) -> None:
-        due_us = self.store.next_due_us()
+        due_us = self.store.next_due_us(self.has)
         if self._alarm is not None:
             self._alarm.cancel()
         self._alarm = None if due_us is None else self.store.clock.call_at(due_us, self.wake)
@@ -191,3 +192,8 @@ class Process:
         if self._looking is not None and self._looking is not asyncio.current_task(host.loop):
             self._looking.cancel()
         host.threads.shutdown(wait=False, cancel_futures=True)
+
+
+def _no_time(started: float) -> float:
+    """How long a step has run when it first waits: by the simulation's clock, not at all."""
+    return 0.0

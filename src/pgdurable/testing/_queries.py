@@ -74,6 +74,27 @@ def signal(store: Store, id: str, name: str, payload: str, key: uuid.UUID | None
 
 
 @query
+def find_key(store: Store, id: str) -> list[tuple[Any, ...]]:
+    found = store.keys.get(id)
+    return [] if found is None else [(uuid.UUID(bytes=found),)]
+
+
+@query
+def signal_with_start(
+    store: Store, workflow: str, input: str, id: str, name: str, payload: str, key: uuid.UUID, version: str | None,
+    queue: str, priority: int, delay: float, labels: str | None, instance: uuid.UUID | None, meant: uuid.UUID | None,
+) -> list[tuple[Any, ...]]:  # fmt: skip
+    there = store.keys.get(id)
+    if meant is not None and meant != instance and there != meant.bytes:
+        return [(None if there is None else uuid.UUID(bytes=there),)]
+    start(store, workflow, input, id, version, queue, priority, delay, labels, instance or uuid.UUID(int=0))
+    target = uuid.UUID(bytes=store.keys[id])
+    if meant is None or target == meant:
+        signal(store, id, name, payload, key)
+    return [(target,)]
+
+
+@query
 def resume(store: Store, id: str) -> list[tuple[Any, ...]]:
     row = store.need(id)
     if row.status != "paused":

@@ -88,10 +88,14 @@ class Store:
         on_work: called when something waits for a worker.
         on_end: called with the id of an instance that has ended or was paused.
         version: counts up with every change.
+
+    Args:
+        apply_write: carries out a rare write: store, instance, kind, place, body.
     """
 
-    def __init__(self, clock: VirtualClock) -> None:
+    def __init__(self, clock: VirtualClock, apply_write: Callable[..., None]) -> None:
         self.clock = clock
+        self.apply_write = apply_write
         self.instances: dict[bytes, InstanceRow] = {}
         self.keys: dict[str, bytes] = {}
         self.history: dict[bytes, list[HistoryRow]] = defaultdict(list)
@@ -166,12 +170,12 @@ class Store:
             return True
         return row.status in ("pending", "waiting") and row.wake_us is not None and row.wake_us <= now_us
 
-    def next_due_us(self) -> int | None:
-        """When the next instance that nobody has is to be run."""
+    def next_due_us(self, runs: Callable[[InstanceRow], bool]) -> int | None:
+        """When the next instance that nobody has, and that `runs` says can run, is to."""
         dues = [
             row.wake_us
             for row in self.instances.values()
-            if row.owner is None and row.status in ("pending", "waiting") and row.wake_us is not None
+            if row.owner is None and row.status in ("pending", "waiting") and row.wake_us is not None and runs(row)
         ]
         return min(dues) if dues else None
 
@@ -229,6 +233,9 @@ class Store:
             self.end(row, status, output=_text(output), error=_text(error))
             return
         row.status, row.output, row.error, row.wake_us, row.owner = status, None, None, wake_us, None
+
+    def _commit_write(self, worker: int, id: bytes, kind: str, place: int, body: bytes | None) -> None:
+        self.apply_write(self, id, kind, place, body)
 
 
 def _text(data: bytes | None) -> str | None:

@@ -63,20 +63,19 @@ class Time:
         """Lets everything happen that takes no time: returns when all wait for the clock, an event, or a hung step."""
         quiet = spins = 0
         progress: Any = None
-        since = time.monotonic()
         while quiet < _QUIET_TURNS:
             await asyncio.sleep(0)
             process = self._running()
+            seen = (self._store.version, len(self._doubles.calls), self._incarnations, self.clock.now_us())
+            if seen != progress:
+                progress, since, quiet = seen, time.monotonic(), 0
             if not process.busy:
                 quiet += 1
                 continue
             quiet = 0
             spins += 1
             if spins > _SPINS:
-                seen = (self._store.version, len(self._doubles.calls), self._incarnations)
-                if seen != progress:
-                    progress, since = seen, time.monotonic()
-                elif time.monotonic() - since > self._patience:
+                if time.monotonic() - since > self._patience:
                     self._too_long(process)
                 await asyncio.sleep(0.0005)
 

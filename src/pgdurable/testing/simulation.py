@@ -8,7 +8,12 @@ from collections.abc import Iterable
 from datetime import datetime, timedelta, timezone
 from typing import Any, TypeVar
 
+import msgspec
+
+from pgdurable._engine.bulk import batches
 from pgdurable._engine.clock import micros
+from pgdurable._engine.columns import columns_of
+from pgdurable._engine.inputs import split_argument
 from pgdurable.client import PAYLOAD_LIMIT, Client
 from pgdurable.encryption import Encryption
 from pgdurable.handle import Handle
@@ -16,10 +21,11 @@ from pgdurable.retry import seconds
 from pgdurable.testing._clock import VirtualClock
 from pgdurable.testing._crashes import Crashes, SimulatedCrash
 from pgdurable.testing._database import MemoryDatabase
-from pgdurable.testing._doubles import _NOTHING, Call, Doubles, Mock, checked
+from pgdurable.testing._doubles import _NOTHING, Call, Doubles, Mock, SimulatedFailure, checked
 from pgdurable.testing._process import Process
 from pgdurable.testing._store import Store
 from pgdurable.testing._time import Time
+from pgdurable.testing._writes import apply_write
 from pgdurable.workflow import Registry, Workflow, registry
 
 __all__ = ["Simulation"]
@@ -62,7 +68,7 @@ class Simulation(Time, Client):
         if start.tzinfo is None:
             raise ValueError(f"start= has a time zone, found {start!r}")
         self.clock = VirtualClock(micros(start.astimezone(timezone.utc)))
-        self._store = Store(self.clock)
+        self._store = Store(self.clock, apply_write)
         self._store.on_work = self._work
         self._store.on_end = self._ended
         # In place of what Client makes, which leads to a server.
@@ -139,20 +145,24 @@ class Simulation(Time, Client):
             self._registry.add(workflow)
         return await super().start(workflow, *args, **options)
 
+    async def start_many(self, workflow: Any, arguments: Any, **options: Any) -> Any:
+        """As `Client.start_many`."""
+        definition = workflow if isinstance(workflow, Workflow) else None
+        columns = columns_of(arguments, definition, str(workflow))
+        if columns is not None:
+            columns.check(0, len(columns), self.payload_limit)
+            arguments = (_row(columns.table.row(n)) for n in range(len(columns)))
+        return await super().start_many(workflow, arguments, **options)
+
     def _start_here_many(self, workflow: Any, arguments: Any, version: str | None, queue: str) -> Any:
         return self._start_each(workflow, arguments, version, queue)
 
     async def _start_each(self, workflow: Any, arguments: Any, version: str | None, queue: str) -> bytearray:
-        from pgdurable._engine.bulk import batches
-        from pgdurable._engine.inputs import split_argument
-
         ids = bytearray()
         async for batch in batches(arguments):
             for argument in batch:
                 args, kwargs = split_argument(argument)
-                if isinstance(workflow, Workflow) and self._open_registry:
-                    self._registry.add(workflow)
-                handle = await super().start(workflow, *args, kwargs=kwargs, version=version, queue=queue)
+                handle = await self.start(workflow, *args, kwargs=kwargs, version=version, queue=queue)
                 ids += handle.instance_id.bytes
         return ids
 
@@ -231,8 +241,6 @@ class Simulation(Time, Client):
             error: what they raise, an exception or its type. Default `SimulatedFailure`.
             after: what is written is done first, as when an answer is lost on its way.
         """
-        from pgdurable.testing._doubles import SimulatedFailure
-
         shown = step if isinstance(step, str) else step.name
         self._doubles.fail(step, times, error or SimulatedFailure(f"simulated failure of step {shown}"), after)
 
@@ -298,3 +306,9 @@ class Simulation(Time, Client):
         process.die()
         self._store.take_over(process.host.worker)
         self._boot()
+
+
+def _row(data: bytes) -> Any:
+    """A row of columns, as start_many takes one: a tuple, or a dict by parameter name."""
+    row = msgspec.json.decode(data)
+    return tuple(row) if isinstance(row, list) else row
