@@ -30,7 +30,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
-        ("handle", "Entry"), ("handle", "Starts"), ("encryption", "Encryption"),
+        ("handle", "Entry"), ("handle", "Starts"),
+        ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [
@@ -38,7 +39,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadSealed PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
-            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout"
+            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout ScheduleNotFound"
         ).split()
     ],
 }  # fmt: skip

@@ -155,16 +155,22 @@ delete from @extschema@.events e
 select @extschema@.sweep_signal_keys(10000)
 
 -- name: next_due
-select extract(epoch from min(d.wake_at) - now())::float8
-  from unnest(%s::text[], %s::timestamptz[]) as u (name, since)
- cross join lateral (
-    select i.wake_at
-      from @extschema@.instances i
-     where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting')
-       and i.wake_at >= coalesce(u.since, '-infinity'::timestamptz)
-     order by i.wake_at
-     limit 1
- ) d
+-- In how many seconds the next instance is due, and the next schedule has to be looked at; null: none.
+select (select extract(epoch from min(d.wake_at) - now())::float8
+          from unnest(%s::text[], %s::timestamptz[]) as u (name, since)
+         cross join lateral (
+            select i.wake_at
+              from @extschema@.instances i
+             where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting')
+               and i.wake_at >= coalesce(u.since, '-infinity'::timestamptz)
+             order by i.wake_at
+             limit 1
+         ) d),
+       (select extract(epoch from s.next_at - now())::float8
+          from @extschema@.schedules s
+         where s.next_at is not null and s.workflow = any (%s::text[])
+         order by s.next_at
+         limit 1)
 
 -- name: fence_transaction
 select @extschema@.fence(%s)

@@ -30,13 +30,18 @@ grant execute on function
     @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume,
     @extschema@.retry, @extschema@.signal_with_start, @extschema@.request_update, @extschema@.ask, @extschema@.answers
     to @client@;
+grant execute on function
+    @extschema@.schedule, @extschema@.put_schedule, @extschema@.need_schedule, @extschema@.edit_schedule,
+    @extschema@.pause_schedule, @extschema@.resume_schedule, @extschema@.trigger_schedule,
+    @extschema@.backfill_schedule, @extschema@.drop_schedule
+    to @client@;
 
 -- A worker writes what running an instance takes. It never changes history, and removes it by sweep's functions only.
 grant insert on
     @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys, @extschema@.history,
     @extschema@.events, @extschema@.workers
     to @worker@;
-grant update on @extschema@.instances, @extschema@.workers to @worker@;
+grant update on @extschema@.instances, @extschema@.workers, @extschema@.schedules to @worker@;
 grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant insert, update on @extschema@.states, @extschema@.updates, @extschema@.stream_items to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;

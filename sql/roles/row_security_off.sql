@@ -27,3 +27,7 @@ alter table @extschema@.stream_items disable row level security;
 drop policy if exists pgdurable_all on @extschema@.stream_items;
 drop policy if exists pgdurable_read on @extschema@.stream_items;
 drop policy if exists pgdurable_own on @extschema@.stream_items;
+alter table @extschema@.schedules disable row level security;
+drop policy if exists pgdurable_all on @extschema@.schedules;
+drop policy if exists pgdurable_read on @extschema@.schedules;
+drop policy if exists pgdurable_own on @extschema@.schedules;

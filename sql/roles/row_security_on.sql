@@ -43,3 +43,8 @@ create policy pgdurable_all on @extschema@.stream_items to @worker@, @admin@ usi
 create policy pgdurable_read on @extschema@.stream_items for select to @reader@ using (true);
 create policy pgdurable_own on @extschema@.stream_items for select to @client@
     using (exists (select from @extschema@.instances i where i.id = stream_items.instance_id));
+
+alter table @extschema@.schedules enable row level security;
+create policy pgdurable_all on @extschema@.schedules to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.schedules for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.schedules for select to @client@ using (submitted_by = current_user::text);

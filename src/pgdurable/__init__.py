@@ -5,6 +5,7 @@ the database they go on from the last checkpoint.
 """
 
 from pgdurable import sync
+from pgdurable._client.schedules import Schedule, Schedules
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
 from pgdurable.context import now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
@@ -27,6 +28,7 @@ from pgdurable.errors import (
     PgDurableError,
     Quarantined,
     RetryAfter,
+    ScheduleNotFound,
     SchemaError,
     StepFailed,
     StepTimeout,
@@ -63,6 +65,9 @@ __all__ = [
     "Quarantined",
     "Retry",
     "RetryAfter",
+    "Schedule",
+    "ScheduleNotFound",
+    "Schedules",
     "SchemaError",
     "Starts",
     "Step",

@@ -13,6 +13,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._client.base import asked_id
+from pgdurable._client.schedules import SchedulesMixin
 from pgdurable._client.signals import Signals
 from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
@@ -36,7 +37,7 @@ _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
-class Client(Signals):
+class Client(Signals, SchedulesMixin):
     """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
 
     Args:

@@ -23,6 +23,7 @@ __all__ = [
     "PgDurableError",
     "Quarantined",
     "RetryAfter",
+    "ScheduleNotFound",
     "SchemaError",
     "StepFailed",
     "StepTimeout",
@@ -84,6 +85,10 @@ class UnknownWorkflow(PgDurableError):
 
 class InstanceNotFound(PgDurableError):
     """No instance has this id."""
+
+
+class ScheduleNotFound(PgDurableError):
+    """No schedule has this name."""
 
 
 class InstanceFinished(PgDurableError):

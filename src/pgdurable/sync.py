@@ -7,7 +7,7 @@ import os
 import threading
 import uuid
 from collections.abc import AsyncIterator, Coroutine, Iterator, Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
@@ -15,15 +15,18 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
+from pgdurable._client import schedules as _schedules
+from pgdurable._client.schedules import Schedule
 from pgdurable._engine.metrics import Metrics
 from pgdurable._secret import Dsn
 from pgdurable.errors import PgDurableError
 from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
 
-__all__ = ["Client", "Engine", "Handle"]
+__all__ = ["Client", "Engine", "Handle", "Schedules"]
 
 T = TypeVar("T")
+_List = list  # where `list` is a method
 
 
 class _Thread:
@@ -121,6 +124,41 @@ class Handle(Generic[T]):
         return f"<Handle {self.id}>"
 
 
+class Schedules:
+    """The schedules of a namespace, for blocking code. As `pgdurable.Client.schedules`."""
+
+    def __init__(self, thread: _Thread, inner: _schedules.Schedules) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def list(self) -> _List[Schedule]:
+        return self._thread.call(self._inner.list())
+
+    def get(self, name: str) -> Schedule:
+        return self._thread.call(self._inner.get(name))
+
+    def pause(self, name: str, note: str | None = None) -> bool:
+        return self._thread.call(self._inner.pause(name, note))
+
+    def resume(self, name: str) -> bool:
+        return self._thread.call(self._inner.resume(name))
+
+    def trigger(self, name: str, **options: Any) -> Handle[Any]:
+        return Handle(self._thread, self._thread.call(self._inner.trigger(name, **options)))
+
+    def backfill(self, name: str, since: datetime, until: datetime | None = None, **options: Any) -> None:
+        self._thread.call(self._inner.backfill(name, since, until, **options))
+
+    def edit(self, name: str, **changes: Any) -> bool:
+        return self._thread.call(self._inner.edit(name, **changes))
+
+    def delete(self, name: str) -> bool:
+        return self._thread.call(self._inner.delete(name))
+
+    def next(self, name: str, n: int = 5) -> _List[datetime]:
+        return self._thread.call(self._inner.next(name, n))
+
+
 class Client:
     """As `pgdurable.Client`, for blocking code: ``with pgdurable.sync.Client(dsn) as client``."""
 
@@ -196,6 +234,13 @@ class Client:
     def signal_with_start(self, workflow: str | Workflow[Any, Any], *args: Any, **options: Any) -> Handle[Any]:
         """As the async `signal_with_start`, without `connection`."""
         return Handle(self._there, self._there.call(self._inner.signal_with_start(workflow, *args, **options)))
+
+    def schedule(self, name: str, workflow: str | Workflow[Any, Any], *args: Any, **options: Any) -> Schedule:
+        return self._there.call(self._inner.schedule(name, workflow, *args, **options))
+
+    @property
+    def schedules(self) -> Schedules:
+        return Schedules(self._there, self._inner.schedules)
 
     def list(self, **filters: Any) -> Iterator[InstanceInfo]:
         return self._there.iterate(self._inner.list(**filters))

@@ -32,7 +32,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "events": (READ, READ | {"insert", "delete"}),
     "workers": (READ, READ | {"insert", "update", "delete"}),
     "queues": (READ, READ),
-    "schedules": (READ, READ),
+    "schedules": (READ, READ | {"update"}),
     "settings": (READ, READ),
     "fences": (READ, READ | {"insert", "update", "delete"}),
     "states": (READ, READ | {"insert", "update"}),
@@ -43,7 +43,11 @@ READING = set(
     "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state".split()
 )
 DOCTOR = {"keep_for", "spent_partitions"}
-CLIENT = READING | set("start start_many signal resume retry signal_with_start request_update ask answers".split())
+SCHEDULING = {"schedule", "put_schedule", "need_schedule"} | {
+    f"{word}_schedule" for word in ("edit", "pause", "resume", "trigger", "backfill", "drop")
+}
+TALKING = set("start start_many signal resume retry signal_with_start request_update ask answers".split())
+CLIENT = READING | SCHEDULING | TALKING
 
 
 @pgd.workflow(name="security_greet")

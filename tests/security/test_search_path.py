@@ -235,7 +235,8 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
     # Whoever adds one says in sql/roles/grants.sql who may call it.
     assert {name for name, definer, *_ in rows if definer} == set(
         "start start_many signal resume make_partitions sweep sweep_history sweep_orphans sweep_events"
-        " sweep_signal_keys detach_spent drop_detached last_event write_event"
+        " sweep_signal_keys detach_spent drop_detached last_event write_event put_schedule need_schedule edit_schedule"
+        " pause_schedule resume_schedule trigger_schedule backfill_schedule drop_schedule"
         " signal_with_start request_update ask answers state take_queries answer_query sweep_talk".split()
     )
 
@@ -246,7 +247,7 @@ def test_every_query_means_the_servers_own_names_whatever_the_path(house: House)
     Outside functions no path is pinned: sessions may be a pooler's or the user's. So the types of each operator and
     call in sql/queries must be those of one in pg_catalog to the letter, casts included.
     """
-    names = ("client", "doctor", "flush", "roles", "session", "upkeep", "worker")
+    names = ("client", "doctor", "flush", "roles", "schedules", "session", "upkeep", "worker")
     assert {name.removesuffix(".sql") for name, _ in sql_files("queries")} == set(names)
     wrong = []
     with planted(house) as evil:

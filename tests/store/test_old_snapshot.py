@@ -44,7 +44,7 @@ class Poller:
         since = self.looks.since(["w"])
         return {
             "claim": (self.worker, ["w"], ["1"], [True], room, 5, 0, since, self.looks.after_event),
-            "next_due": (["w"], since),
+            "next_due": (["w"], since, ["w"]),
             "owned_events": (self.worker, self.looks.after_event, self.looks.after_event),
             "fence": (self.worker,),
             "drop_stale_events": None,

@@ -28,11 +28,21 @@ from pgdurable._secret import SHOW_VALUES, Dsn, server_said
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.encryption import Encryption
-from pgdurable.errors import InstanceFinished, InstanceNotFound, InvalidId, InvalidInput, PgDurableError
+from pgdurable.errors import (
+    InstanceFinished,
+    InstanceNotFound,
+    InvalidId,
+    InvalidInput,
+    PgDurableError,
+    ScheduleNotFound,
+)
 
 __all__ = ["PATIENCE_S", "Database"]
 
-_WORK = frozenset({"start", "signal", "signal_with_start", "request_update", "resume", "retry"})
+_WORK = frozenset({
+    "start", "signal", "signal_with_start", "request_update", "resume", "retry",
+    "put_schedule", "edit_schedule", "resume_schedule", "trigger_schedule", "backfill_schedule",
+})  # fmt: skip
 PATIENCE_S = 30.0
 
 
@@ -47,7 +57,7 @@ class Database:
         clock: the server's, as far as it has been learnt.
         ids: for new instances.
         schema: the namespace, quoted where it has to be.
-        sql: texts of sql/queries/client.sql.
+        sql: texts of sql/queries/client.sql and schedules.sql.
         route: how the server is reached, once open.
         on_work: called when a query of ours has made work for workers, of which a pooler brings no notification.
         patience: seconds for which a call is tried again while the server is away, or takes no writes.
@@ -69,7 +79,7 @@ class Database:
         dsn = None if dsn is None else Dsn(dsn)
         self.dsn = resolve_dsn(dsn, application=application)
         self.schema = quote_schema(schema)
-        self.sql = named_queries("client", schema)
+        self.sql = {**named_queries("client", schema), **named_queries("schedules", schema)}
         self.route = DIRECT
         self.on_work: Callable[[], None] = lambda: None
         self._face = face
@@ -189,6 +199,7 @@ class Database:
         """The error of ours that stands for one of psycopg's."""
         kinds: dict[str, Callable[..., PgDurableError]] = {
             "PGD02": InstanceNotFound, "PGD03": InstanceFinished, "PGD04": InvalidId, "PGD05": InvalidInput,
+            "PGD10": ScheduleNotFound,
         }  # fmt: skip
         kind = kinds.get(error.sqlstate or "")
         if kind is not None:

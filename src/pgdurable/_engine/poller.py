@@ -24,6 +24,7 @@ from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
 from pgdurable._engine.looks import Looks
+from pgdurable._engine.schedules import Schedules
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.trouble import Troubles
@@ -69,6 +70,7 @@ class Poller:
         trials: those of them that are suspected of killing their workers.
         gate: claims wait for their turn there, as starts do.
         interval: seconds between two looks when nothing hints.
+        new_id: makes the uuid of an instance that a schedule starts.
         troubles: is told when looking fails.
     """
 
@@ -83,6 +85,7 @@ class Poller:
         trials: Trials,
         gate: Gate,
         interval: float,
+        new_id: Callable[[], bytes],
         troubles: Troubles,
     ) -> None:
         self._host = host
@@ -111,6 +114,7 @@ class Poller:
         self._look_at = time.monotonic() + _LOOK_ANYWAY_S
         self._looks = Looks()
         self._claimed: list[Any] = []
+        self.schedules = Schedules(host, schema, new_id=new_id, hint_at=self.hint_at)
         self.polls = 0
 
     def doubt(self) -> None:
@@ -196,12 +200,17 @@ class Poller:
                 await conn.execute(self._sql["drop_stale_events"])
                 await conn.execute(self._sql["forget_signal_keys"])
                 await conn.execute(self._sql["mark_emptied"])
+            ticks_in: float | None = None
             if not claimed and self._names:
                 with self._looks.counted():
-                    cursor = await conn.execute(self._sql["next_due"], (self._names, self._looks.since(self._names)))
-                    row = await cursor.fetchone()
-                if row is not None and row[0] is not None and row[0] < 60 and host.clock.now_us():
-                    self.hint_at(host.clock.now_us() + int(max(row[0], 0.001) * 1e6))
+                    params = (self._names, self._looks.since(self._names), self._names)
+                    row = await (await conn.execute(self._sql["next_due"], params)).fetchone()
+                if row is not None:
+                    due_in, ticks_in = row
+                    if due_in is not None and due_in < 60 and host.clock.now_us():
+                        self.hint_at(host.clock.now_us() + int(max(due_in, 0.001) * 1e6))
+            if self._names and not host.draining:
+                more = await self.schedules.look(conn, ticks_in, asked=not claimed) or more
             self._looks.end()
         return more
 

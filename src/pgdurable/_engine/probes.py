@@ -31,6 +31,8 @@ POINTS = (
     "end.committed",  # the instance's end was committed, nobody has been told
     "park.committed",  # the instance left memory
     "claim.returned",  # instances were claimed, not yet replayed
+    "schedule.computed",  # what to do about schedules that are due was worked out, nothing is written
+    "schedule.committed",  # their instances were started and their next times set
     "flush.sent",  # a batch was sent, its answer is outstanding
 )
 

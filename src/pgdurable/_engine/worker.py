@@ -120,7 +120,7 @@ class Worker:
         self.sweeper = Sweeper(worker_pool, schema)
         self.poller = Poller(
             host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
-            interval=settings.poll_interval, troubles=troubles,
+            interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
         )  # fmt: skip
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import bench, doctor, instances, prune, show, tables, worker
+from pgdurable.cli import bench, doctor, instances, prune, schedules, show, tables, worker
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -79,12 +79,14 @@ for command in (
     instances.signal,
     instances.resume,
     instances.retry,
+    schedules.schedules,
     doctor.doctor,
     prune.prune,
     bench.bench,
     tables.uninstall,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(schedules.schedule, name="schedule")
 
 
 def main() -> None:
