@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg import sql
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -160,6 +161,10 @@ def prepare(dsn: str) -> None:
         )
         conn.execute("create table public.soak_accounts (id int primary key, balance int not null)")
         conn.execute("insert into public.soak_accounts select n, 1000 from generate_series(0, 999) n")
+        # Of a fresh schema the first partition reaches to the end of the week: anew, in narrow ones from now on.
+        parts = conn.execute("select name from soak.history_partitions").fetchall()
+        for (name,) in parts:
+            conn.execute(sql.SQL("drop table soak.{}").format(sql.Identifier(name)))
         conn.execute("select soak.make_partitions()")
 
 

@@ -13,6 +13,10 @@ as $$
 begin
     for n in 1 .. array_length(ids, 1) loop
         case kinds[n]
+            when 'child' then
+                perform @extschema@.write_child(ids[n], places[n], bodies[n]);
+            when 'cancel' then
+                perform @extschema@.request_cancel(ids[n], bodies[n] ->> 'reason');
             when 'event' then
                 perform @extschema@.write_event(ids[n], bodies[n]);
             when 'state' then

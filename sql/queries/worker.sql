@@ -36,7 +36,8 @@ select exists (select from @extschema@.workers w where w.id = %(worker)s and w.s
                     select from @extschema@.events e where e.seq = u.seq and e.created_at = u.sent_at offset 0)
            and not exists (
                     select from @extschema@.history h
-                     where h.instance_id = u.id and h.event_id = u.event_id and h.kind = 'signal' offset 0)) as events,
+                     where h.instance_id = u.id and h.event_id = u.event_id
+                      and h.kind not in ('step', 'attempt', 'timer', 'void') offset 0)) as events,
        (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint as at
 
 -- name: beat

@@ -6,6 +6,7 @@ the database they go on from the last checkpoint.
 
 from pgdurable import sync
 from pgdurable._client.schedules import Schedule, Schedules
+from pgdurable.child import ChildHandle, start_child
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
 from pgdurable.context import now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
@@ -41,6 +42,7 @@ from pgdurable.workflow import Step, Transaction, Workflow, step, transaction, w
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "ChildHandle",
     "Client",
     "CodecError",
     "ConnectionFailed",
@@ -81,6 +83,7 @@ __all__ = [
     "now",
     "random",
     "sleep",
+    "start_child",
     "step",
     "sync",
     "transaction",

@@ -64,8 +64,7 @@ def sleep(delay: float | timedelta) -> Any:
     if isinstance(machine, ThreadMachine):
         slot = machine.new_future()
         if wait > 0:
-            machine.issue_timer(_due_us(machine, wait), slot)
-            machine.wait(slot)
+            machine.answer_of(machine.issue_timer(_due_us(machine, wait), slot))
         return None
     return asyncio.sleep(wait)
 
@@ -123,7 +122,12 @@ def _wait_signal_blocking(machine: ThreadMachine, name: str, timeout: float | No
             if timeout <= 0:
                 raise TimeoutError(f"{machine.label}: no signal {name!r} within {timeout:g} s")
             timer = machine.issue_timer(_due_us(machine, timeout), slot)
-        machine.wait_any()
+        try:
+            machine.wait_any()
+        except asyncio.CancelledError:
+            if timer is not None:
+                machine.cancel(timer)
+            raise
 
 
 def _due_us(machine: Machine, wait: float) -> int:

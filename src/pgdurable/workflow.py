@@ -16,7 +16,8 @@ from pgdurable._arguments import Signature, fingerprint, isolate
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
-from pgdurable.errors import PgDurableError, UnknownWorkflow
+from pgdurable.child import call_child
+from pgdurable.errors import UnknownWorkflow
 from pgdurable.retry import Retry, seconds
 
 __all__ = ["Registry", "Step", "Transaction", "Workflow", "registry", "step", "transaction", "workflow"]
@@ -89,7 +90,7 @@ class Step(Generic[P, R]):
 
     def _call(self, machine: Machine, args: Any, kwargs: Any) -> Any:
         if isinstance(machine, ThreadMachine):
-            return machine.wait(self._issue(machine, args, kwargs).future)
+            return machine.answer_of(self._issue(machine, args, kwargs))
         return self._await(machine, args, kwargs)
 
     def _issue(self, machine: Machine, args: Any, kwargs: Any) -> Any:
@@ -150,11 +151,7 @@ class Workflow(Generic[P, R]):
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         machine = current_machine()
         if machine is not None:
-            raise PgDurableError(
-                f"{machine.label}: workflow {self.name} was called inside workflow code",
-                detail="Child workflows are not part of this version.",
-                hint="Call a plain function with the same body, or start the other workflow from a step.",
-            )
+            return cast(R, call_child(machine, self, args, kwargs))
         return self.fn(*args, **kwargs)
 
     def __repr__(self) -> str:
@@ -302,7 +299,8 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
 
     Its code is replayed from history, so it reaches the outside world through steps only, and takes time, chance
     and ids from `now()`, `random()` and `uuid4()`. asyncio's sleep, gather, wait_for, timeout, TaskGroup, wait,
-    Queue, Lock, Semaphore and Event work as they do anywhere, durably.
+    Queue, Lock, Semaphore and Event work as they do anywhere, durably. Called in the code of another workflow it is a
+    child: an instance of its own, whose result is awaited (see `start_child` for the other ways).
 
     Args:
         name: how it is started. Default: the function's name.

@@ -382,6 +382,19 @@ async def test_a_worker_sweeps_and_only_one_of_them(ns: Namespace, past: None, m
     without_a_gap(ns)
 
 
+async def test_what_is_kept_for_seconds_does_not_wait_for_an_hour(
+    ns: Namespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first look finds nothing that is old enough: the next one is a tenth of the shortest retention later."""
+    monkeypatch.setattr(Sweeper.run, "__defaults__", (0.05,))
+    monkeypatch.setattr(sweeper, "_LEAST_S", 0.1)
+    ns.sql("update @.settings set retention = '2 seconds'")
+    async with ns.engine() as engine:
+        await until(lambda: engine._worker.sweeper.last is not None, "it has looked once")
+        fill(ns, 0, 0, 5)
+        await until(lambda: engine.metrics()["removed"] == 5, "they have left")
+
+
 async def test_a_sweep_goes_on_beside_work_without_holding_it_up(ns: Namespace, past: None, pool: Any) -> None:
     @pgd.step
     async def one() -> int:

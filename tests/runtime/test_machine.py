@@ -13,6 +13,7 @@ import pytest
 
 import pgdurable as pgd
 from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
 from tests.runtime.harness import START_US, Event, Owner, echo_step, run, workflow
 
@@ -449,17 +450,20 @@ def test_a_step_that_calls_a_step_runs_it_plainly() -> None:
     assert owner.executed == ["outer"]
 
 
-def test_a_workflow_called_inside_a_workflow_says_what_to_do() -> None:
+def test_a_workflow_called_inside_a_workflow_is_a_command_for_a_child() -> None:
     @workflow
-    async def child() -> None: ...
+    async def child(n: int) -> None: ...
 
     @workflow
     async def flow() -> None:
-        await child()
+        await child(7)
 
-    with pytest.raises(pgd.PgDurableError, match="instance t: workflow child was called inside workflow code") as info:
-        assert run(flow).result
-    assert "start the other workflow from a step" in str(info.value)
+    machine = AsyncMachine("x", "flow", bytes(16), 0, flow.fn)
+    machine.start()
+    (command,), _ = machine.drain()
+    assert (command.kind, command.name, command.step.input) == ("child", "child", b'{"n":7}')
+    machine.answer(command.seq, None, None, 1)
+    assert machine.outcome == ("completed", None)
 
 
 def test_the_bare_machine_leaves_running_code_to_its_kinds() -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pgdurable._engine import probes
+from pgdurable._engine import kinds, probes
 from pgdurable._engine._crew import Crew
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
@@ -28,7 +28,7 @@ from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import decode_stored
 from pgdurable.encryption import Encryption, SealedFlusher
-from pgdurable.errors import PayloadSealed, PgDurableError
+from pgdurable.errors import PayloadSealed, PgDurableError, UnknownWorkflow
 from pgdurable.workflow import Registry, Workflow
 
 if TYPE_CHECKING:
@@ -87,6 +87,8 @@ class Host:
         self.on_outcome: Callable[[bytes, tuple[str, bytes | None, bytes | None]], None] = lambda id, outcome: None
         self.on_fenced: Callable[[], None] = lambda: None
         self.on_parked: Callable[[int | None], None] = lambda wake_at_us: None
+        self.new_id: Callable[[], bytes] = _no_ids
+        self.room: Callable[[], int] = lambda: 0
         self.timers = Timers(self.loop, self.clock, self._timer_due)
         self.parking = Parking(park_after)
 
@@ -176,6 +178,15 @@ class Host:
             hosted.thread_waits,
         )  # fmt: skip
 
+    def runs_here(self, definition: Workflow[Any, Any] | None) -> bool:
+        """Whether an instance of this very function would run here."""
+        if definition is None or self.fenced:
+            return False
+        try:
+            return self.registry.get(definition.name, definition.version) is definition
+        except UnknownWorkflow:
+            return False
+
     # -- resuming ------------------------------------------------------------------------------------------------
 
     async def resume(
@@ -212,7 +223,13 @@ class Host:
             return
         if hosted.consumed is None:
             hosted.consumed = set()
-        if seq in hosted.consumed or kind != "signal" or name is None:
+        if seq in hosted.consumed:
+            return
+        if kind != "signal":
+            if kind in kinds.EVENTS:
+                kinds.EVENTS[kind](hosted, kinds.Event(seq, kind, name, payload, sent_at))
+            return
+        if name is None:
             return
         data = (payload if payload is not None else "null").encode()
         try:
@@ -301,6 +318,10 @@ class Host:
 
 def _lasted(started: float) -> float:
     return perf_counter() - started
+
+
+def _no_ids() -> bytes:
+    raise PgDurableError("this engine gives out no ids")
 
 
 async def _nothing() -> None:

@@ -7,8 +7,9 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
+from pgdurable._engine import kinds
 from pgdurable._engine.steps import StepRun
 from pgdurable._failure import encode_error
 from pgdurable._runtime.machine import Command, Machine
@@ -22,6 +23,23 @@ if TYPE_CHECKING:
 __all__ = ["Hosted"]
 
 logger = logging.getLogger("pgdurable.engine")
+
+
+Write: TypeAlias = tuple[bytes, str, int, "bytes | None"]
+"""An instance, the kind of write, a number, a JSON text."""
+
+
+class _Along:
+    """The journal's tag for what commits with the row before it: whoever waits for that row is told."""
+
+    def committed(self, at_us: int) -> None:
+        pass
+
+    def refused(self, error: PgDurableError) -> None:
+        pass
+
+
+ALONG = _Along()
 
 
 class Label:
@@ -101,15 +119,20 @@ class Hosted:
         error: bytes | None = None,
         elapsed_ms: float | None = None,
         event_seq: int = -1,
+        mark: int | None = None,
+        writes: tuple[Write, ...] = (),
     ) -> int:
         """Gives a transition its place in the instance's order and hands it to the journal.
+
+        Args:
+            writes: what commits with it, see `apply_writes` in sql/functions: instance, kind, number, JSON text.
 
         Returns its event_id, or 0 when the order is held and it waits for its place.
         """
         if self.holder is not None:
             if self.held is None:
                 self.held = deque()
-            self.held.append((kind, tag, run, seq, name, payload, error, elapsed_ms, event_seq))
+            self.held.append((kind, tag, run, seq, name, payload, error, elapsed_ms, event_seq, mark, writes))
             return 0
         event_id = self.next_event
         self.next_event = event_id + 1
@@ -123,8 +146,10 @@ class Hosted:
             )  # fmt: skip
         else:
             host.flusher.add_history(
-                self.id, event_id, seq, None, elapsed_ms, None, kind, name, payload, error, tag, event_seq
+                self.id, event_id, seq, mark, elapsed_ms, None, kind, name, payload, error, tag, event_seq
             )
+        for id, what, place, body in writes:
+            host.flusher.add_write(id, what, place, body, ALONG, True)
         host.kick()
         return event_id
 
@@ -194,10 +219,10 @@ class Hosted:
         self.holder = None
         if self.held:
             held, self.held = self.held, None
-            for kind, tag, other, seq, name, payload, error, elapsed_ms, event_seq in held:
+            for kind, tag, other, seq, name, payload, error, elapsed_ms, event_seq, mark, writes in held:
                 self.record(
                     kind, tag, other, seq=seq, name=name, payload=payload, error=error, elapsed_ms=elapsed_ms,
-                    event_seq=event_seq,
+                    event_seq=event_seq, mark=mark, writes=writes,
                 )  # fmt: skip
         while self.orderers:
             turn = self.orderers.popleft()
@@ -258,6 +283,8 @@ class Hosted:
                 run = self.steps.get(command.seq)
                 if run is not None:
                     run.cancel()
+                elif command.kind != "step":
+                    kinds.COMMANDS[command.kind].give_up(self, command, None)
             if machine.outcome is None:
                 self.carry_out(issued)
         if machine.outcome is not None:
@@ -271,6 +298,8 @@ class Hosted:
         for command in issued:
             if command.kind == "timer":
                 host.timers.add(self, command)
+            elif command.kind != "step":
+                kinds.COMMANDS[command.kind].begin(self, command)
             else:
                 run = StepRun(self, command)
                 self.steps[command.seq] = run
@@ -301,7 +330,8 @@ class Hosted:
         elif status == "failed":
             error = encode_error(value)
         else:
-            error = encode_error(PgDurableError(f"{self.label} was cancelled"))
+            why = self.machine.cancel_reason
+            error = encode_error(PgDurableError(f"{self.label} was cancelled" + (f": {why}" if why else "")))
         self.host.release(self, status, output=output, error=error)
 
     def close(self) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
+from pgdurable._engine import kinds
 from pgdurable._engine.clock import micros
 from pgdurable._engine.steps import StepRun, replayed_answer
 from pgdurable._failure import encode_error
@@ -14,12 +15,26 @@ from pgdurable.errors import NonDeterminismError, PgDurableError
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
 
-__all__ = ["replay"]
+__all__ = ["Replayed", "Row", "replay"]
 
 logger = logging.getLogger("pgdurable.engine")
 
 # Of a step whose last attempt failed: the next attempt, the seconds it was to wait, when the last one was recorded.
 Attempts = dict[int, tuple[int, float, int]]
+Row: TypeAlias = Any
+"""(instance_id, event_id, kind, seq, name, attempt, fingerprint, payload, error, recorded_at), payloads as texts."""
+
+
+class Replayed(NamedTuple):
+    """What history says of commands that it does not answer.
+
+    Attributes:
+        attempts: of steps whose last attempt failed.
+        notes: what each kind of `kinds.py` wants to remember of a command, by its number.
+    """
+
+    attempts: Attempts
+    notes: dict[int, Any]
 
 
 async def replay(hosted: Hosted, history: list[Any]) -> None:
@@ -32,7 +47,7 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
     """
     hosted.machine.replaying = True
     try:
-        attempts = await _run_again(hosted, history)
+        replayed = await _run_again(hosted, history)
     except NonDeterminismError as error:
         logger.error("%s", error)
         hosted.host.release(hosted, "paused", error=encode_error(error, keep_traceback=False))
@@ -45,24 +60,29 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
         logger.exception("%s: its history cannot be replayed", hosted.label)
         hosted.host.release(hosted, "paused", error=encode_error(error))
         return
-    if attempts is None:
+    if replayed is None:
         return
     machine = hosted.machine
     machine.replaying = False
-    machine.drain()
+    _, given_up = machine.drain()
     if machine.outcome is None:
-        _go_on(hosted, attempts)
+        _go_on(hosted, replayed)
+    for command in given_up:
+        if command.kind in kinds.COMMANDS:
+            kinds.COMMANDS[command.kind].give_up(hosted, command, replayed)
     hosted.after_burst()
 
 
-async def _run_again(hosted: Hosted, history: list[Any]) -> Attempts | None:
+async def _run_again(hosted: Hosted, history: list[Row]) -> Replayed | None:
     """Delivers the recorded events. None: the instance has left memory meanwhile."""
     machine = hosted.machine
     label = hosted.label
     attempts: Attempts = {}
+    replayed = Replayed(attempts, {})
     machine.start()
     await hosted.settle()
-    for _, event_id, kind, seq, name, attempt, mark, payload, error, recorded_at in history:
+    for row in history:
+        _, event_id, kind, seq, name, attempt, mark, payload, error, recorded_at = row
         hosted.next_event = event_id + 1
         at_us = micros(recorded_at)
         if kind == "step":
@@ -80,21 +100,26 @@ async def _run_again(hosted: Hosted, history: list[Any]) -> Attempts | None:
             machine.signal(name, decode_stored(payload), at_us)
         elif kind == "attempt":
             attempts[seq] = (attempt + 1, float((decode_stored(payload) or {}).get("retry_in", 0.0)), at_us)
+        elif kind in kinds.ROWS:
+            kinds.ROWS[kind](hosted, row, replayed)
         if machine.busy:
             await hosted.settle()
         if hosted.closed:
             return None
-    return attempts
+    return replayed
 
 
-def _go_on(hosted: Hosted, attempts: Attempts) -> None:
+def _go_on(hosted: Hosted, replayed: Replayed) -> None:
     """Starts what the replayed code waits for and history does not answer."""
     host = hosted.host
     for command in list(hosted.machine.pending.values()):
         if command.kind == "timer":
             host.timers.add(hosted, command)
             continue
-        attempt, wait, failed_us = attempts.get(command.seq, (1, 0.0, 0))
+        if command.kind != "step":
+            kinds.COMMANDS[command.kind].resume(hosted, command, replayed)
+            continue
+        attempt, wait, failed_us = replayed.attempts.get(command.seq, (1, 0.0, 0))
         run = StepRun(hosted, command, attempt)
         hosted.steps[command.seq] = run
         left = wait - max(host.clock.now_us() - failed_us, 0) / 1e6 if wait else 0.0

@@ -43,6 +43,8 @@ _DETACH_S = 30.0
 _TRIES = 500
 _FIRST_S = 30.0
 _LEAST_S, _MOST_S = 60.0, 3600.0
+# Of the shortest retention: what is kept for minutes shall not stay for an hour.
+_LATE = 0.1
 
 
 @dataclass
@@ -55,7 +57,8 @@ class Swept:
         events: stray ones.
         partitions: dropped whole.
         complete: whether it came to its end; False when another session is at it.
-        again: when there may be more to remove; None: not before something changes.
+        again: when there may be more to remove of what was looked at; None: nothing of that ever expires.
+        kept: seconds that instances are kept at least; None: nothing is ever removed.
         undroppable: partitions that could not be detached just now, by a role that does not own them.
     """
 
@@ -66,6 +69,7 @@ class Swept:
     partitions: int = 0
     complete: bool = True
     again: datetime | None = None
+    kept: float | None = None
     undroppable: int = 0
 
 
@@ -123,10 +127,11 @@ class Sweeper:
                     self.last = swept
                     complained = False
                     if swept.complete:
-                        wait = _MOST_S
+                        most = _MOST_S if swept.kept is None else min(max(swept.kept * _LATE, _LEAST_S), _MOST_S)
+                        wait = most
                         if swept.again is not None:
                             left = (swept.again - datetime.now(swept.again.tzinfo)).total_seconds()
-                            wait = min(max(left, _LEAST_S), _MOST_S)
+                            wait = min(max(left, _LEAST_S), most)
             except (psycopg.Error, OSError) as error:
                 if not complained:
                     logger.warning("cannot remove what ended long ago: %s", server_said(error))
@@ -146,6 +151,8 @@ class Sweeper:
             self._stretches.clear()
         if before is None:
             return swept
+        if before.int:
+            swept.kept = max(now.timestamp() - (before.int >> 80) / 1000, 0.0)
         try:
             await self._instances(swept, before, now, older_than, dry)
             if not dry:

@@ -133,6 +133,7 @@ class Worker:
         )  # fmt: skip
         host.on_fenced = self._incarnation.fenced
         host.on_parked = self.poller.hint_at
+        host.new_id, host.room = self.new_id, self.room
         if database.route.pooled:
             database.on_work = self.poller.hint
             self.membership.look = server.look

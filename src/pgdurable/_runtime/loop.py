@@ -269,6 +269,12 @@ class AsyncMachine(Machine):
     def new_future(self) -> Future[Any]:
         return Future(loop=self.loop)
 
+    def cancel_code(self) -> None:
+        if self._main is not None:
+            # From within the loop, as any other callback: cancelling wakes whatever the task waits for.
+            assert self.loop is not None
+            self.loop.call_soon(self._main.cancel, self.cancel_reason)
+
     def burst(self) -> None:
         loop = self.loop
         if loop is None:

@@ -11,9 +11,9 @@ cdef class Machine:
     cdef public Py_ssize_t next_seq
     cdef public dict pending
     cdef public list issued, cancelled
-    cdef public bint replaying, dropped, busy
+    cdef public bint replaying, dropped, busy, cancel_requested
     cdef public int _dropped_raises
-    cdef public object outcome
+    cdef public object outcome, cancel_reason
     cdef public dict _given_up, _signals, _waiters
     cdef public object _random
     cdef dict __dict__

@@ -39,12 +39,12 @@ class Settable(Protocol):
 
 
 class Command:
-    """Something the workflow asked for: a step to run, or a timer.
+    """Something the workflow asked for: a step to run, a timer, or what `_engine/kinds.py` lists.
 
     Attributes:
         seq: its number within the instance, from 0.
-        kind: `step` or `timer`.
-        step: the step's definition, opaque here; None for a timer.
+        kind: `step`, `timer`, `child`...
+        step: the step's definition, or what else the command is about, opaque here; None for a timer.
         due_us: when a timer is due, in microseconds since 1970 by the database's clock.
         cancelled: the workflow no longer waits for it.
     """
@@ -113,6 +113,8 @@ class Machine:
         self.issued: list[Command] = []
         self.cancelled: list[Command] = []
         self.replaying = False
+        self.cancel_reason: str | None = None
+        self.cancel_requested = False
         self.dropped = False
         self._dropped_raises = 0
         self.busy = False
@@ -138,6 +140,18 @@ class Machine:
         self.issued.append(command)
         return command
 
+    def issue(self, kind: str, name: str | None, fingerprint: int | None, detail: Any) -> Command:
+        """Numbers a command of another kind and asks for it. Its `future` gets the answer."""
+        if self.dropped:
+            self.raise_dropped()
+            return Command(-1, "dropped", None, None, self.new_future())
+        seq = self.next_seq
+        self.next_seq = seq + 1
+        command = Command(seq, kind, name, fingerprint, self.new_future(), detail)
+        self.pending[seq] = command
+        self.issued.append(command)
+        return command
+
     def issue_timer(self, due_us: int, future: Any) -> Command:
         """Numbers a timer. `future.set_result(None)` is called when it has fired."""
         if self.dropped:
@@ -157,7 +171,7 @@ class Machine:
         command.cancelled = True
         if self.replaying:
             self._given_up[command.seq] = command
-        if command.kind == "step":
+        if command.kind != "timer":
             self.cancelled.append(command)
 
     def take_signal(self, name: str) -> tuple[bool, Any]:
@@ -214,6 +228,28 @@ class Machine:
             return
         command.future.set_result(None)
         self.burst()
+
+    def tell(self, slot: Any, value: Any, at_us: int) -> None:
+        """Delivers something that came before a command's answer: `slot` gets it, and the command stays open."""
+        self._advance(at_us)
+        if self.outcome is not None or slot.done():
+            return
+        slot.set_result(value)
+        self.burst()
+
+    def request_cancel(self, reason: str | None, at_us: int) -> None:
+        """Delivers a request to cancel, once: the code meets `asyncio.CancelledError` where it waits."""
+        self._advance(at_us)
+        if self.outcome is not None or self.cancel_requested:
+            return
+        self.cancel_requested = True
+        self.cancel_reason = reason
+        self.cancel_code()
+        self.burst()
+
+    def cancel_code(self) -> None:
+        """Lets the code meet the request in the next burst."""
+        raise NotImplementedError
 
     def signal(self, name: str, payload: Any, at_us: int) -> None:
         """Delivers a signal: to the first that waits for it, else kept in order until somebody does."""

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import logging
 import threading
+from asyncio import CancelledError
 from collections.abc import Callable
 from typing import Any
 
 from pgdurable._runtime.current import bind_thread
-from pgdurable._runtime.machine import InstanceDropped, Machine
+from pgdurable._runtime.machine import Command, InstanceDropped, Machine
 
 __all__ = ["Slot", "ThreadMachine"]
 
@@ -69,6 +70,7 @@ class ThreadMachine(Machine):
         self._on_idle = on_idle
         self._turn = threading.Semaphore(0)
         self._thread: threading.Thread | None = None
+        self._cancel_now = False
 
     def start(self) -> None:
         self.busy = True
@@ -87,10 +89,21 @@ class ThreadMachine(Machine):
         self._turn.release()
 
     def wait(self, slot: Slot) -> Any:
-        """Blocks the workflow's code until the slot has its answer, and gives that."""
+        """Blocks the workflow's code until the slot has its answer, and gives that.
+
+        Raises CancelledError when the instance is to be cancelled.
+        """
         while not slot.done():
             self.wait_any()
         return slot.result()
+
+    def answer_of(self, command: Command) -> Any:
+        """As `wait`, for a command's answer; one that is not waited for any more is given up."""
+        try:
+            return self.wait(command.future)
+        except CancelledError:
+            self.cancel(command)
+            raise
 
     def wait_any(self) -> None:
         """Blocks the workflow's code until the next event has been delivered."""
@@ -99,6 +112,12 @@ class ThreadMachine(Machine):
             self._turn.acquire()
         if self.dropped:
             self.raise_dropped()
+        if self._cancel_now:
+            self._cancel_now = False
+            raise CancelledError(*(() if self.cancel_reason is None else (self.cancel_reason,)))
+
+    def cancel_code(self) -> None:
+        self._cancel_now = True
 
     def drop(self) -> None:
         super().drop()
@@ -128,6 +147,10 @@ class ThreadMachine(Machine):
             self.outcome = ("completed", self._body())
         except InstanceDropped:
             return
+        except CancelledError:
+            if self.dropped:
+                return
+            self.outcome = ("cancelled", None)
         except BaseException as error:
             if self.dropped:
                 return
