@@ -395,7 +395,7 @@ def test_every_function_and_view_file_is_one_command_named_after_its_file() -> N
     for folder in ("functions", "views"):
         for name, text in sql_files(folder):
             (command,) = split_commands(text)
-            kind = "procedure" if name == "prune.sql" else folder.removesuffix("s")
+            kind = "procedure" if name in ("prune.sql", "apply_writes.sql") else folder.removesuffix("s")
             assert f"create or replace {kind} @extschema@.{name.removesuffix('.sql')}" in command, name
 
 
