@@ -113,7 +113,7 @@ async def test_a_wait_for_what_never_comes_says_so_at_once() -> None:
         with pytest.raises(Stalled, match=r"instance q-1 of workflow testing\.asks is .*, and waits for an event"):
             await handle.result()
         nobody = await sim.start("testing.nobody", id="n-1")
-        with pytest.raises(Stalled, match="n-1 of workflow .* is pending: no such workflow is registered"):
+        with pytest.raises(Stalled, match=r"n-1 of workflow .* is pending: no such workflow is registered"):
             await nobody.result()
         await handle.signal("answer", 42)
         assert await handle.result() == 42

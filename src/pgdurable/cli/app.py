@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import bench, doctor, instances, prune, schedules, show, tables, worker
+from pgdurable.cli import bench, doctor, histories, instances, prune, schedules, show, tables, worker
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -79,6 +79,8 @@ for command in (
     instances.signal,
     instances.resume,
     instances.retry,
+    histories.export,
+    histories.replay,
     schedules.schedules,
     doctor.doctor,
     prune.prune,

@@ -10,7 +10,8 @@
 
 from pgdurable.testing._crashes import crash_everywhere
 from pgdurable.testing._doubles import Call, Mock, SimulatedFailure
+from pgdurable.testing._replay import Replayed, replay
 from pgdurable.testing._time import Stalled
 from pgdurable.testing.simulation import Simulation
 
-__all__ = ["Call", "Mock", "SimulatedFailure", "Simulation", "Stalled", "crash_everywhere"]
+__all__ = ["Call", "Mock", "Replayed", "SimulatedFailure", "Simulation", "Stalled", "crash_everywhere", "replay"]

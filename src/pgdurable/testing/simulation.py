@@ -22,6 +22,7 @@ from pgdurable.testing._clock import VirtualClock
 from pgdurable.testing._crashes import Crashes, SimulatedCrash
 from pgdurable.testing._database import MemoryDatabase
 from pgdurable.testing._doubles import _NOTHING, Call, Doubles, Mock, SimulatedFailure, checked
+from pgdurable.testing._export import write_history
 from pgdurable.testing._process import Process
 from pgdurable.testing._store import Store
 from pgdurable.testing._time import Time
@@ -199,6 +200,23 @@ class Simulation(Time, Client):
         if not future.done():
             raise asyncio.TimeoutError
         return future.result()
+
+    def export(self, *handles: Handle[Any], redact: bool = False) -> str:
+        """The histories of instances as `pgdurable export` writes them, for `replay`.
+
+        Args:
+            redact: replace texts and numbers in payloads by others of the same shape.
+        """
+        lines: list[str] = []
+        for handle in handles:
+            row = self._store.need(handle.id)
+            instance = (
+                row.uuid, row.key, row.workflow, row.version, row.status, row.created_at, row.started_at,
+                row.finished_at, row.input, row.output, row.error,
+            )  # fmt: skip
+            rows = [(*entry[1:5], *entry[5:10]) for entry in self._store.history.get(row.id, ())]
+            lines += write_history(instance, rows, redact=redact)
+        return "\n".join(lines) + "\n"
 
     # -- doubles -----------------------------------------------------------------------------------------------------
 
