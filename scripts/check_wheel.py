@@ -74,6 +74,10 @@ def complaints_about_wheel(path: Path, root: Path = ROOT, *, repaired: bool = Tr
     return [f"{path.name}: {complaint}" for complaint in found]
 
 
+# What pytest loads by its entry point: beside the package, so that it need not be imported.
+PLUGIN = "pytest_pgdurable.py"
+
+
 def _strangers(names: list[str]) -> list[str]:
     found = []
     for name in names:
@@ -84,7 +88,7 @@ def _strangers(names: list[str]) -> list[str]:
         elif top == "pgdurable":
             if not OF_A_WHEEL.search(name) and not COMPILED.search(name):
                 found.append(f"{name} does not belong into a wheel")
-        elif not re.fullmatch(r"pgdurable-[^/]+\.dist-info", top):
+        elif name != PLUGIN and not re.fullmatch(r"pgdurable-[^/]+\.dist-info", top):
             found.append(f"{name} is outside the package")
         if {"tests", "conftest.py"} & set(PurePosixPath(name).parts):
             found.append(f"{name} is a test")
