@@ -21,8 +21,8 @@ TARGET = ROOT / "docs" / "reference.md"
 CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Writing workflows": [
         ("workflow", "workflow"), ("workflow", "step"), ("workflow", "transaction"), ("retry", "Retry"),
-        ("errors", "RetryAfter"), ("errors", "NonRetryable"), ("workflow", "Workflow"), ("workflow", "Step"),
-        ("workflow", "Transaction"),
+        ("errors", "RetryAfter"), ("errors", "NonRetryable"), ("batch", "Batch"), ("workflow", "Workflow"),
+        ("workflow", "Step"), ("workflow", "Transaction"),
     ],
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
@@ -31,6 +31,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
         ("handle", "Entry"), ("handle", "Starts"),
+        ("_client/queues", "Queues"), ("_client/queues", "QueueInfo"), ("_client/queues", "PartitionInfo"),
         ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],

@@ -8,6 +8,8 @@
 -- `due_since` (parallel to the names) and `after_event`: where to begin looking for due instances and for events, so that
 -- what has been claimed and consumed before is not walked over again. It stays in the indexes until a vacuum, for which
 -- an old snapshot may make it wait for hours. The caller knows where, and begins at the beginning now and then.
+-- `listens`: the queues whose instances it takes; null: all. `tell`: whether it may be given a row without an id, whose
+-- `woke_at` says when to look again at the latest: a queue was busy, or its rate lets more begin then.
 -- Returns: the claimed instances, in order of id. `woke_at` is when those that were due had become so. `trial` is null,
 -- or how many seconds an instance with two strikes or more is on trial.
 -- Raises: PGD01 when the worker itself was taken over.
@@ -24,28 +26,36 @@
 create or replace function @extschema@.claim(
     worker bigint, names text[], versions text[], is_current boolean[], room int,
     most_strikes int default 5, on_trial int default 0,
-    due_since timestamptz[] default null, after_event bigint default 0)
+    due_since timestamptz[] default null, after_event bigint default 0,
+    listens text[] default null, tell boolean default false)
 returns table (
     id uuid, workflow text, version text, input text, key text,
     started_at timestamptz, deadline timestamptz, takeovers smallint, parent uuid, labels text,
-    strikes smallint, trial float8, woke_at timestamptz)
+    strikes smallint, trial float8, woke_at timestamptz, queue text)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     fewest smallint;
     company int := 0;
+    listens_default boolean := listens is null or 'default' = any (listens);
+    limited text[] := array(select q.name from @extschema@.queues q where listens is null or q.name = any (listens));
+    most_queued int := room;
+    queued_ids uuid[] := '{}';
+    queued_at timestamptz;
+    queued_again timestamptz;
+    again timestamptz;
 begin
     perform @extschema@.fence(worker);
     if room > 0 then
-        perform @extschema@.judge(names, versions, is_current, coalesce(most_strikes, 32767), 2 * room);
+        perform @extschema@.judge(names, versions, is_current, coalesce(most_strikes, 32767), 2 * room, listens);
         -- Those with the fewest strikes go first.
         select min(s.strikes) into fewest
           from @extschema@.workers w
          cross join lateral (
             select i.strikes
               from @extschema@.instances i
-             where i.owner = -w.id and i.strikes > 1
+             where i.owner = -w.id and i.strikes > 1 and (listens is null or i.queue = any (listens))
                and exists (select from unnest(names, versions, is_current) as m (name, version, is_current)
                             where m.name = i.workflow
                               and (m.version = i.version or (i.version is null and m.is_current)))
@@ -54,6 +64,51 @@ begin
          ) s
          where w.state in ('dead', 'stopped') and not w.emptied;
         company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
+        -- The lines of queues. Where there is nothing of that kind, these two looks find it out.
+        if limited <> '{}' and exists (
+            select from @extschema@.workers w where w.state in ('dead', 'stopped') and not w.emptied)
+        then
+            perform @extschema@.line_up_orphans(names, versions, is_current, limited);
+        end if;
+        if (select i.queue
+              from @extschema@.instances i
+             where i.owner is null and i.status in ('pending', 'waiting')
+               and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
+               and (i.status = 'waiting' or i.line is null)
+             order by i.queue
+             limit 1) is not null
+           and @extschema@.line_up(names, versions, is_current, listens, after_event, greatest(room, 500))
+        then
+            again := clock_timestamp();
+        end if;
+        if (select i.queue
+              from @extschema@.instances i
+             where i.owner is null and i.status = 'pending' and i.line is not null
+             order by i.queue
+             limit 1) is not null
+        then
+            -- Neither they nor the plain ones starve the others: who comes first has all the room every other time.
+            if listens_default and random() < 0.5 and exists (
+                select from unnest(names, due_since) as m (name, since)
+                 cross join lateral (
+                    select from @extschema@.instances i
+                     where i.workflow = m.name and i.owner is null and i.status in ('pending', 'waiting')
+                       and i.queue = 'default' and i.priority = 0 and i.partition = ''
+                       and i.wake_at >= coalesce(m.since, '-infinity') and i.wake_at <= now()
+                     order by i.wake_at
+                     limit 1
+                 ) d)
+            then
+                most_queued := room / 2;
+            end if;
+            select q.ids, q.at, q.again into queued_ids, queued_at, queued_again
+              from @extschema@.claim_queued(worker, names, versions, is_current, most_queued, listens) q;
+            again := least(again, queued_again);
+            if 0 < most_queued and most_queued < room and cardinality(queued_ids) = most_queued then
+                again := clock_timestamp();
+            end if;
+            room := room - cardinality(queued_ids);
+        end if;
     end if;
     return query
     with mine as materialized (
@@ -66,6 +121,7 @@ begin
             select i.id
               from @extschema@.instances i
              where i.owner = w.id and i.strikes = 0
+               and (listens is null or i.queue = any (listens)) and i.queue <> all (limited)
                and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
@@ -79,7 +135,7 @@ begin
          cross join lateral (
             select i.id
               from @extschema@.instances i
-             where i.owner = -w.id and i.strikes < 2
+             where i.owner = -w.id and i.strikes < 2 and (listens is null or i.queue = any (listens))
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
@@ -92,7 +148,7 @@ begin
          cross join lateral (
             select i.id, extract(epoch from w.ended_at - i.taken_at)::float8 as lasted
               from @extschema@.instances i
-             where i.owner = -w.id and i.strikes = fewest
+             where i.owner = -w.id and i.strikes = fewest and (listens is null or i.queue = any (listens))
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
@@ -105,13 +161,14 @@ begin
     ), called as materialized (
         select c.id
           from (select distinct e.instance_id from @extschema@.events e
-                 where e.seq > after_event and e.seq < after_event + 1000000000000000) n
+                 where e.seq > after_event and e.seq < after_event + 1000000000000000 and listens_default) n
          cross join lateral (
             select i.id
               from @extschema@.instances i
              where i.id = n.instance_id
                -- `case` hides that the rows are in instances_due: it is no index to find an id in.
                and case when i.owner is null then i.status = 'waiting' end
+               and i.queue = 'default' and i.priority = 0 and i.partition = ''
                and exists (select from mine m where m.name = i.workflow and m.version = i.version)
                for update of i skip locked
          ) c
@@ -119,12 +176,14 @@ begin
     ), due as materialized (
         -- In random order of names: the backlog of one workflow must not starve the others.
         select d.id, d.wake_at
-          from (select m.name, min(m.since) as since from mine m group by m.name order by random()) n
+          from (select m.name, min(m.since) as since from mine m where listens_default
+                 group by m.name order by random()) n
          cross join lateral (
             select i.id, i.wake_at
               from @extschema@.instances i
              where i.workflow = n.name and i.owner is null
-               and i.status in ('pending', 'waiting') and i.wake_at >= n.since and i.wake_at <= now()
+               and i.status in ('pending', 'waiting') and i.queue = 'default' and i.priority = 0 and i.partition = ''
+               and i.wake_at >= n.since and i.wake_at <= now()
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
              order by i.wake_at
@@ -137,21 +196,32 @@ begin
            set owner = worker,
                status = 'running',
                version = coalesce(i.version, (select m.version from mine m where m.name = i.workflow and m.is_current)),
-               started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at else now() end),
+               started_at = coalesce(i.started_at, case when i.status = 'running' then i.created_at
+                                                        when i.line is not null then coalesce(queued_at, now()) else now() end),
+               input = case when i.gathered is null or i.started_at is not null then i.input
+                            else @extschema@.batch_input(i.id, i.input) end,
+               line = null,
                takeovers = i.takeovers + (exists (select from orphans o where o.id = i.id and o.died))::int,
                strikes = i.strikes + (exists (select from orphans o where o.id = i.id and o.died))::int,
                taken_at = now(),
                wake_at = null
          where i.id = any (array(
-            select l.id from left_behind l union all select c.id from called c union all select d.id from due d))
+            select l.id from left_behind l union all select c.id from called c union all select d.id from due d
+            union all select q.id from unnest(queued_ids) as q (id)))
         returning i.id, i.workflow, i.version, i.input::text as input,
                   (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
-                  i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels, i.strikes
+                  i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels, i.strikes,
+                  i.queue
     )
     select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels,
            t.strikes, case when t.strikes > 1 then (select s.trial from suspected s where s.id = t.id) end,
-           (select d.wake_at from due d where d.id = t.id)
+           (select d.wake_at from due d where d.id = t.id), t.queue
       from taken t
      order by t.id;
+    if tell and again is not null then
+        id := null;
+        woke_at := again;
+        return next;
+    end if;
 end
 $$;

@@ -5,15 +5,18 @@
 -- in good order). With `most` strikes it is paused, with the error `Quarantined`.
 --
 -- Locks: the instances it looks at, skipping those that another worker looks at.
+-- One with a single strike that belongs to a queue with limits goes back into the queue's line (see line_up_orphans).
 -- Arguments: as claim(). Returns: how many were looked at; at most `at_once`.
 create or replace function @extschema@.judge(
-    names text[], versions text[], is_current boolean[], most int, at_once int)
+    names text[], versions text[], is_current boolean[], most int, at_once int,
+    listens text[] default null)
 returns int
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
     judged int;
+    limited text[] := array(select q.name from @extschema@.queues q);
 begin
     with mine as materialized (
         select u.name, u.version, u.is_current
@@ -30,7 +33,7 @@ begin
                               order by h.event_id desc
                               limit 1), false) as got_on
               from @extschema@.instances i
-             where i.owner = w.id and i.strikes > 0
+             where i.owner = w.id and i.strikes > 0 and (listens is null or i.queue = any (listens))
                and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
@@ -43,7 +46,9 @@ begin
        set strikes = a.strikes,
            takeovers = i.takeovers + a.died::int,
            started_at = coalesce(i.started_at, i.created_at),
-           owner = case when a.strikes < most then -a.worker end,
+           owner = case when a.strikes < most and not (a.strikes < 2 and i.queue = any (limited)) then -a.worker end,
+           line = case when i.queue = any (limited) then -100000 end,
+           wake_at = case when i.queue = any (limited) then now() else i.wake_at end,
            status = case when a.strikes < most then 'pending' else 'paused' end,
            error = case when a.strikes < most then i.error else jsonb_build_object(
                'type', 'pgdurable.errors.Quarantined',

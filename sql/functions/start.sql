@@ -4,10 +4,12 @@
 -- `id` makes the start idempotent: the same id again gives the same instance and starts nothing; `instance` is the new
 -- instance's uuid, for clients that have to know it before (a UUIDv7 of now; see new_id): where it exists already nothing
 -- is started, so a start whose answer was lost can be sent again.
+-- `queue` may have limits (set_queue); within `partition`, and in a queue without any, the lower `priority` goes first.
+-- `dedup`: while an instance of the queue that was started with this key lives, it is given and nothing is started.
 -- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller, always.
--- Locks: with `id`, the new key's index entry until the caller commits.
--- Returns: `id`, or the new instance's uuid as text.
--- Raises: PGD04 the id belongs to another workflow; PGD05 the id or the input is not one.
+-- Locks: with `id` or `dedup`, the new key's index entry until the caller commits.
+-- Returns: `id`, or the instance's uuid as text.
+-- Raises: PGD04 the id, or dedup's key, belongs to another workflow; PGD05 the id or the input is not one.
 create or replace function @extschema@.start(
     workflow text,
     input jsonb default '{}',
@@ -17,7 +19,9 @@ create or replace function @extschema@.start(
     priority int default 0,
     delay interval default null,
     labels jsonb default null,
-    instance uuid default null)
+    instance uuid default null,
+    dedup text default null,
+    partition text default null)
 returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -25,14 +29,21 @@ as $$
 declare
     new_id uuid := coalesce(instance, @extschema@.new_id());
     there record;
+    queued boolean := queue <> 'default' or priority <> 0 or coalesce(partition, '') <> '';
 begin
     if workflow is null or workflow = '' then
         raise exception using errcode = 'PGD05', message = 'start needs the name of a workflow',
             hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
     end if;
-    if octet_length(workflow) > 512 or octet_length(version) > 512 or octet_length(queue) > 512 then
-        raise exception using errcode = 'PGD05', message = 'a workflow, version or queue has at most 512 bytes',
-            hint = 'Choose a shorter name.';
+    if octet_length(workflow) > 512 or octet_length(version) > 512 or octet_length(queue) > 512
+       or octet_length(partition) > 512 then
+        raise exception using errcode = 'PGD05',
+            message = 'a workflow, version, queue or partition has at most 512 bytes', hint = 'Choose a shorter name.';
+    end if;
+    if octet_length(dedup) not between 1 and 512 or (dedup is not null and id is not null) then
+        raise exception using errcode = 'PGD05',
+            message = 'dedup takes a key of 1 to 512 bytes, and no id beside it',
+            hint = 'An id is taken for as long as its instance is kept, a key for as long as the instance lives. Choose one.';
     end if;
     if jsonb_typeof(input) not in ('object', 'array') or input is null then
         raise exception using errcode = 'PGD05',
@@ -67,11 +78,32 @@ begin
             return id;
         end if;
     end if;
-    insert into @extschema@.instances
-        (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels)
-    values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
-            now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels)
-    on conflict do nothing;
+    loop
+        insert into @extschema@.instances
+            (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, dedup, line)
+        values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
+                now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels,
+                coalesce(start.partition, ''), start.dedup,
+                case when queued and coalesce(delay, interval '0') <= interval '0' then start.priority end)
+        on conflict do nothing;
+        exit when found or dedup is null;
+        -- This start has been sent before; or another instance holds the key, unless it has just ended.
+        exit when exists (select from @extschema@.instances i where i.id = new_id);
+        select i.id, i.workflow, @extschema@.hidden(i.submitted_by) as hidden into there
+          from @extschema@.instances i
+         where i.queue = start.queue and i.dedup = start.dedup
+           and i.status in ('pending', 'running', 'waiting', 'paused');
+        continue when not found;
+        if there.hidden or there.workflow <> start.workflow then
+            raise exception using errcode = 'PGD04',
+                message = format('key %L of queue %L is held by an instance of %s', dedup, queue,
+                    case when there.hidden then 'somebody else' else format('workflow %L', there.workflow) end),
+                hint = 'Choose another key, or wait for its end.';
+        end if;
+        -- What is there may wait for a synchronous standby still. Having written to the log, this transaction waits too.
+        perform pg_logical_emit_message(true, 'pgdurable', '');
+        return there.id::text;
+    end loop;
     perform pg_notify(@extschema@.channel(), 'due');
     return coalesce(id, new_id::text);
 end

@@ -2,7 +2,8 @@
 
 -- name: start
 select @extschema@.start(%s, %s::jsonb, id => %s, version => %s, queue => %s, priority => %s,
-                         delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s)
+                         delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s,
+                         dedup => %s, partition => %s)
 
 -- name: start_keyed
 select place, instance_id, created, at
@@ -17,7 +18,7 @@ select k.id, k.instance_id, i.workflow
 copy @extschema@.instances (id, workflow, version, status, queue, owner, input) from stdin (format binary)
 
 -- name: start_many
-select @extschema@.start_many(%s::uuid[], %s, %s, %s, %s::text[])
+select @extschema@.start_many(%s::uuid[], %s, %s, %s, %s::text[], %s, %s)
 
 -- name: instance_there
 -- Waits for a synchronous standby, as the lost commit should have: see flush.sql.
@@ -90,12 +91,63 @@ select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id =
 
 -- name: unknown_workflows
 select i.workflow, i.version, count(*)
-  from @extschema@.instances i
- where i.owner is null and i.status in ('pending', 'waiting') and i.wake_at <= now()
-   and not exists (
+  from (
+    -- One index each, so that what has ended is not read.
+    select o.workflow, o.version
+      from @extschema@.instances o
+     where o.owner is null and o.status in ('pending', 'waiting')
+       and o.queue = 'default' and o.priority = 0 and o.partition = ''::text and o.wake_at <= now()
+    union all
+    select o.workflow, o.version
+      from @extschema@.instances o
+     where o.owner is null and o.status in ('pending', 'waiting')
+       and (o.queue <> 'default' or o.priority <> 0 or o.partition <> ''::text)
+       and (o.status = 'waiting' or o.line is null) and o.wake_at <= now()
+    union all
+    select o.workflow, o.version
+      from @extschema@.instances o
+     where o.owner is null and o.status = 'pending' and o.line is not null
+  ) i
+ where not exists (
         select from @extschema@.workers w, jsonb_array_elements(w.workflows) as has (entry)
          where w.state = 'alive' and w.lease_until > now() and has.entry ->> 'name'::text = i.workflow
            and (i.version is null or has.entry ->> 'version'::text = i.version))
  group by i.workflow, i.version
  order by count(*) desc
  limit 20
+
+-- name: start_debounced
+select @extschema@.start_debounced(
+    %s, %s::jsonb, %s, make_interval(secs => %s), make_interval(secs => %s::float8), version => %s, queue => %s,
+    priority => %s, labels => %s::jsonb, instance => %s, partition => %s, for_instance => %s)
+
+-- name: find_debounced
+select @extschema@.find_debounced(%s, %s, %s, %s, %s)
+
+-- name: start_batched
+select @extschema@.start_batched(%s, %s, %s::uuid[], %s::text[], %s, make_interval(secs => %s), %s, %s, %s, %s)::text
+
+-- name: set_queue
+select @extschema@.set_queue(%s, %s, %s, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: set_queue_partition
+select @extschema@.set_queue_partition(%s, %s, %s, %s, %s, %s, %s, %s)
+
+-- name: queue_partitions
+select p.queue, p.partition, p.weight, p.paused, p.concurrency, p.worker_concurrency, p.rate_count, p.rate_seconds
+  from @extschema@.queue_partitions p
+ order by p.queue, p.partition
+
+-- name: queues
+select coalesce(q.name, s.queue), coalesce(q.paused, false), q.concurrency, q.worker_concurrency, q.rate_count,
+       q.rate_seconds, q.partition_concurrency, q.partition_worker_concurrency, q.partition_rate_count,
+       q.partition_rate_seconds, coalesce(s.due, 0::bigint), coalesce(s.later, 0::bigint),
+       coalesce(s.running, 0::bigint), s.oldest_due, coalesce(s.listeners, 0::bigint)
+  from @extschema@.queues q
+  full join (
+    select v.queue, sum(v.due)::bigint as due, sum(v.later)::bigint as later, sum(v.running)::bigint as running,
+           min(v.oldest_due) as oldest_due, min(v.listeners) as listeners
+      from @extschema@.queue_stats v
+     group by v.queue
+ ) s on s.queue = q.name
+ order by 1

@@ -126,3 +126,15 @@ select d.name, d.live, d.dead, d.autovacuum,
        extract(epoch from now() - d.vacuumed_at)::float8 as since
   from @extschema@.dead_rows d
  order by d.dead desc
+
+-- name: deaf_queues
+select s.queue, sum(s.due)::bigint as due, extract(epoch from now() - min(s.oldest_due))::float8 as oldest,
+       bool_or(s.paused) as paused, max(s.listeners) as listeners,
+       bool_or(exists (select from @extschema@.workers w, jsonb_array_elements(w.workflows) as has (entry)
+                        where w.state = 'alive' and w.lease_until > now()
+                          and has.entry ->> 'name'::text = s.workflow)) as has_workers
+  from @extschema@.queue_stats s
+ where s.due > 0 and (s.listeners = 0 or s.paused)
+ group by s.queue
+ order by 2 desc
+ limit 20

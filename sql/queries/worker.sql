@@ -5,7 +5,7 @@
 -- `->> 'name'`. tests/security/test_search_path.py finds what is not.
 
 -- name: join_worker
-select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s), %s)
+select @extschema@.join_worker(%s, %s::jsonb, make_interval(secs => %s), %s, %s::text[])
 
 -- name: joined_at
 select w.started_at from @extschema@.workers w where w.id = %s
@@ -79,8 +79,9 @@ update @extschema@.workflows w
 
 -- name: claim
 select id, workflow, version, input, key, started_at, deadline, takeovers, parent, labels, woke_at,
-       strikes, trial
-  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s, %s::timestamptz[], %s)
+       queue, strikes, trial
+  from @extschema@.claim(%s, %s::text[], %s::text[], %s::boolean[], %s, %s::int, %s, %s::timestamptz[], %s,
+                         %s::text[], true)
 
 -- name: owned
 select id from @extschema@.instances where owner = %s and status = 'running'
@@ -88,7 +89,7 @@ select id from @extschema@.instances where owner = %s and status = 'running'
 -- name: take_up
 select i.id, i.workflow, i.version, i.input::text,
        (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
-       coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text,
+       coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text, null, i.queue,
        i.strikes, case when i.strikes > 1 then 60.0::float8 end
   from @extschema@.instances i
  where i.id = any (%s::uuid[]) and i.owner = %s and i.status = 'running'
@@ -131,7 +132,11 @@ select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
  order by e.seq
 
 -- name: last_event
-select @extschema@.last_event()
+-- And a mark that changes when the settings of a queue do.
+select @extschema@.last_event(), (select concat(count(*), ' ', max(q.changed_at)) from @extschema@.queues q)
+
+-- name: queues
+select q.name from @extschema@.queues q
 
 -- name: mark_emptied
 -- What has ended comes to own nothing more, so once nothing is left it stays so.
@@ -152,21 +157,12 @@ delete from @extschema@.events e
      ) o
      limit 5000))
 
--- name: forget_signal_keys
-select @extschema@.sweep_signal_keys(10000)
+-- name: forget_keys
+select @extschema@.sweep_signal_keys(10000), @extschema@.sweep_batch_inputs(10000)
 
 -- name: next_due
 -- In how many seconds the next instance is due, and the next schedule has to be looked at; null: none.
-select (select extract(epoch from min(d.wake_at) - now())::float8
-          from unnest(%s::text[], %s::timestamptz[]) as u (name, since)
-         cross join lateral (
-            select i.wake_at
-              from @extschema@.instances i
-             where i.workflow = u.name and i.owner is null and i.status in ('pending', 'waiting')
-               and i.wake_at >= coalesce(u.since, '-infinity'::timestamptz)
-             order by i.wake_at
-             limit 1
-         ) d),
+select @extschema@.next_due(%s::text[], %s::timestamptz[], %s::text[]),
        (select extract(epoch from s.next_at - now())::float8
           from @extschema@.schedules s
          where s.next_at is not null and s.workflow = any (%s::text[])

@@ -16,6 +16,8 @@ grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
     @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows
     to @reader@, @worker@, @admin@;
+-- Partitions are tenants, whose names are no other client's business.
+grant select on @extschema@.queue_partitions, @extschema@.queue_starts to @reader@, @worker@, @admin@;
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
@@ -27,7 +29,8 @@ grant execute on function @extschema@.spent_partitions, @extschema@.keep_for to 
 
 -- A client writes through functions only, which say who submitted what.
 grant execute on function
-    @extschema@.start, @extschema@.start_many, @extschema@.signal, @extschema@.resume,
+    @extschema@.start, @extschema@.start_many, @extschema@.start_debounced, @extschema@.find_debounced,
+    @extschema@.start_batched, @extschema@.signal, @extschema@.resume,
     @extschema@.retry, @extschema@.signal_with_start, @extschema@.request_update, @extschema@.ask, @extschema@.answers
     to @client@;
 grant execute on function
@@ -44,6 +47,7 @@ grant insert on
 grant update on @extschema@.instances, @extschema@.workers, @extschema@.schedules to @worker@;
 grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant insert, update on @extschema@.states, @extschema@.updates, @extschema@.stream_items to @worker@;
+grant insert, delete on @extschema@.queue_starts to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;

@@ -5,7 +5,9 @@ the database they go on from the last checkpoint.
 """
 
 from pgdurable import sync
+from pgdurable._client.queues import PartitionInfo, QueueInfo, Queues
 from pgdurable._client.schedules import Schedule, Schedules
+from pgdurable.batch import Batch
 from pgdurable.child import ChildHandle, start_child
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
 from pgdurable.context import now, random, sleep, uuid4, wait_signal
@@ -42,6 +44,7 @@ from pgdurable.workflow import Step, Transaction, Workflow, step, transaction, w
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "Batch",
     "ChildHandle",
     "Client",
     "CodecError",
@@ -61,10 +64,13 @@ __all__ = [
     "InvalidInput",
     "NonDeterminismError",
     "NonRetryable",
+    "PartitionInfo",
     "PayloadSealed",
     "PayloadTooLarge",
     "PgDurableError",
     "Quarantined",
+    "QueueInfo",
+    "Queues",
     "Retry",
     "RetryAfter",
     "Schedule",

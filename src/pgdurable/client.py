@@ -13,13 +13,23 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._client.base import asked_id
+from pgdurable._client.gathering import Gathering
+from pgdurable._client.queues import QueuesMixin
 from pgdurable._client.schedules import SchedulesMixin
 from pgdurable._client.signals import Signals
 from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
 from pgdurable._engine.database import PATIENCE_S, Database
-from pgdurable._engine.inputs import Input, check_name, split_argument, start_params
+from pgdurable._engine.inputs import (
+    Input,
+    check_name,
+    check_partition,
+    check_priority,
+    line_params,
+    split_argument,
+    start_params,
+)
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.tasks import within
 from pgdurable._secret import SHOW_VALUES, Dsn
@@ -37,7 +47,7 @@ _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
-class Client(Signals, SchedulesMixin):
+class Client(Gathering, QueuesMixin, SchedulesMixin, Signals):
     """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
 
     Args:
@@ -110,6 +120,11 @@ class Client(Signals, SchedulesMixin):
         priority: int = 0,
         delay: float | timedelta | None = None,
         labels: dict[str, Any] | None = None,
+        partition: str | None = None,
+        dedup: str | None = None,
+        debounce: float | timedelta | None = None,
+        debounce_limit: float | timedelta | None = None,
+        key: str | None = None,
         connection: psycopg.AsyncConnection[Any] | None = None,
     ) -> Handle[Any]:
         """Starts an instance; it is durable when this returns, and a worker that has the workflow runs it.
@@ -120,7 +135,16 @@ class Client(Signals, SchedulesMixin):
             id: your own id, 1 to 512 bytes. The same id again gives the same instance and starts nothing.
             kwargs: the workflow's keyword arguments.
             version: only workers with this version run it. Default: the function's, or what the worker calls current.
-            queue, priority: recorded with the instance.
+            queue: where it waits for a worker that listens to it. Every queue but `default` may have limits (`queues`).
+            priority: among those that wait in a queue the lower goes first, -32768 to 32767.
+            partition: whose share of the queue it takes, for instance a tenant's: partitions take turns, by weight, and
+                may have limits of their own.
+            dedup: a key; while an instance of this queue that was started with it has not ended, that one's handle is
+                given and nothing is started.
+            debounce: seconds (or timedelta) for which nothing may have been started with the same `key` before it
+                begins: until then another such call replaces the input and puts it off, to `debounce_limit` after the
+                first at the most (default: ten times `debounce`). All of them give the same instance.
+            key: what debounced calls belong together, within workflow, version, queue and partition.
             delay: seconds (or timedelta) before it may run.
             labels: a JSON object of your own.
             connection: start inside this connection's open transaction: visible only if it commits.
@@ -132,10 +156,20 @@ class Client(Signals, SchedulesMixin):
                 id of your own the call can be made again.
         """
         input = Input(workflow, self.payload_limit)
+        if (
+            debounce is not None
+            or key is not None
+            or (input.definition is not None and input.definition.batch is not None)
+        ):
+            return await self._gather(
+                input, args, connection, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority,
+                delay=delay, labels=labels, partition=partition, dedup=dedup, debounce=debounce,
+                debounce_limit=debounce_limit, key=key,
+            )  # fmt: skip
         params = start_params(
             input, args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
             labels=labels, database=self._database,
-        )  # fmt: skip
+        ) + line_params(dedup, partition)  # fmt: skip
         if connection is None:
             await self._admit()
             started = await self._database.one("start", params)
@@ -159,9 +193,14 @@ class Client(Signals, SchedulesMixin):
     ) -> Handle[Any]:
         """Starts inside a blocking connection's open transaction, for `pgdurable.sync`."""
         input = Input(workflow, self.payload_limit)
-        params = start_params(input, args, id=id, database=self._database, **options)
         sql = self._database.sql
         try:
+            if options.get("debounce") is not None or (
+                input.definition is not None and input.definition.batch is not None
+            ):
+                return self._gather_blocking(connection, input, args, id=id, **options)
+            last = line_params(options.pop("dedup", None), options.pop("partition", None))
+            params = start_params(input, args, id=id, database=self._database, **options) + last
             row = connection.execute(sql["start"], params).fetchone()
             assert row is not None
             found = connection.execute(sql["find_instance"], (row[0],)).fetchone()
@@ -172,12 +211,13 @@ class Client(Signals, SchedulesMixin):
 
     @overload
     async def start_many(  # type: ignore[overload-overlap]
-        self, workflow: str | Workflow[Any, Any], arguments: Stream, *, version: str | None = None, queue: str = ...
-    ) -> Starts[Handle[Any]]: ...
+        self, workflow: str | Workflow[Any, Any], arguments: Stream, *, version: str | None = None, queue: str = ...,
+        priority: int = ..., partition: str | None = None,
+    ) -> Starts[Handle[Any]]: ...  # fmt: skip
     @overload
     async def start_many(
         self, workflow: str | Workflow[Any, Any], arguments: Iterable[Any], *, version: str | None = None,
-        queue: str = ...,
+        queue: str = ..., priority: int = ..., partition: str | None = None,
     ) -> _List[Handle[Any]]: ...  # fmt: skip
     async def start_many(
         self,
@@ -186,6 +226,8 @@ class Client(Signals, SchedulesMixin):
         *,
         version: str | None = None,
         queue: str = "default",
+        priority: int = 0,
+        partition: str | None = None,
     ) -> _List[Handle[Any]] | Starts[Handle[Any]]:
         """Starts one instance per element or row, thousands per commit; all are durable when this returns.
 
@@ -196,6 +238,7 @@ class Client(Signals, SchedulesMixin):
                 columns (parameter's name to array of one dimension), or one array for a workflow's first parameter.
                 Anything with the buffer protocol is an array; numpy is not needed. Column types are compared with the
                 annotations once; what JSON has no form for (NaN, infinity) is found before anything is started.
+            version, queue, priority, partition: of all of them, as for `start`.
         Returns:
             Handles in the same order: a list for a list, tuple or other collection, else `Starts`, which makes each
             handle when asked for it. No more than a few commits' worth of a stream or array is in memory at a time.
@@ -207,13 +250,25 @@ class Client(Signals, SchedulesMixin):
         """
         input = Input(workflow, self.payload_limit)
         check_name(queue, "a queue's name")
+        check_priority(priority)
+        check_partition(partition)
+        if input.definition is not None and input.definition.batch is not None:
+            return await self._gather_many(
+                input, arguments, version=version, queue=queue, priority=priority, partition=partition
+            )
         columns = columns_of(arguments, input.definition, input.name)
-        if columns is None and (own := self._start_here_many(workflow, arguments, version, queue)) is not None:
+        if (
+            columns is None
+            and not priority
+            and partition is None
+            and (own := self._start_here_many(workflow, arguments, version, queue)) is not None
+        ):
             ids = await own
         else:
             sender = BulkSender(
                 self._database, StartRows(input.name, input.version(version), queue, self.payload_limit),
-                patience=self._database.patience, admit=self._admit,
+                patience=self._database.patience, admit=self._admit, queue=queue, priority=priority,
+                partition=partition,
             )  # fmt: skip
             try:
                 if columns is not None:

@@ -17,6 +17,7 @@ from pgdurable._engine.database import PATIENCE_S
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, check_name, split_argument
+from pgdurable._engine.listening import check_queues
 from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
 from pgdurable._engine.trials import LEAST
@@ -71,6 +72,8 @@ class Engine(Client):
             seen at the next look (`poll_interval`), and when it is killed its instances go on elsewhere once its lease
             has run out. Default: it finds out when it opens.
         encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
+        queues: the queues it listens to: it runs instances of these and no others, whoever started them. The queue of
+            starts that name none is `default`. Default: all there are.
     """
 
     _application = "pgdurable engine"
@@ -97,6 +100,7 @@ class Engine(Client):
         guard: bool = True,
         pooler: bool | None = None,
         encryption: Encryption | None = None,
+        queues: Iterable[str] | None = None,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         if max_backlog < 1:
@@ -124,6 +128,7 @@ class Engine(Client):
             busy_wait=looking,
             quarantine_after=quarantine_after,
             guard=guard,
+            queues=check_queues(queues),
         )
         self._worker: Worker | None = None
         self._stopped: asyncio.Future[bool] | None = None
@@ -201,23 +206,32 @@ class Engine(Client):
         priority: int = 0,
         delay: float | timedelta | None = None,
         labels: dict[str, Any] | None = None,
+        partition: str | None = None,
+        dedup: str | None = None,
+        debounce: float | timedelta | None = None,
+        debounce_limit: float | timedelta | None = None,
+        key: str | None = None,
         connection: psycopg.AsyncConnection[Any] | None = None,
     ) -> Handle[Any]:
         """Starts an instance; it is durable when this returns, and runs here while there is room.
 
-        Arguments and errors: as `Client.start`. Without `connection`, `delay`, `priority`, `labels` and a workflow
-        foreign to this engine, the start shares its commit with whatever else the engine has to write.
+        Arguments and errors: as `Client.start`. With nothing but `id`, `kwargs` and `version`, and a workflow that this
+        engine has, the start shares its commit with whatever else the engine has to write, and runs here at once; also
+        in another queue that the engine listens to and that has no settings. Any other waits in its queue's line.
         """
         worker = self._running()
         host = worker.host
         definition = _known(host, workflow, version)
-        if definition is None or connection is not None or delay or priority or labels:
+        if (
+            definition is None or connection is not None or delay or priority or labels or partition is not None
+            or dedup is not None or debounce is not None or key is not None or definition.batch is not None
+            or ((queue != "default" or not worker.listening.default) and not _begins_here(worker, queue))
+        ):  # fmt: skip
             return await super().start(
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
-                labels=labels, connection=connection,
+                labels=labels, partition=partition, dedup=dedup, debounce=debounce, debounce_limit=debounce_limit,
+                key=key, connection=connection,
             )  # fmt: skip
-        if queue != "default":
-            check_name(queue, "a queue's name")
         signature = definition.signature
         data = signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
         loaded = signature.load_input(data)
@@ -238,7 +252,9 @@ class Engine(Client):
     ) -> Awaitable[bytearray] | None:
         worker = self._running()
         definition = _known(worker.host, workflow, version)
-        return None if definition is None else self._start_each(worker, definition, arguments, queue)
+        if definition is None or not _begins_here(worker, queue):
+            return None
+        return self._start_each(worker, definition, arguments, queue)
 
     async def _start_each(
         self, worker: Worker, definition: Workflow[Any, Any], arguments: Any, queue: str
@@ -316,6 +332,11 @@ class Engine(Client):
         """
         worker = self._running() if self._stopped is None else self._worker
         return {} if worker is None else worker.metrics()
+
+
+def _begins_here(worker: Worker, queue: str) -> bool:
+    """Whether an instance of this queue may begin here, by the limits and what the engine listens to."""
+    return worker.listening.may_begin(check_name(queue, "a queue's name"))
 
 
 def _known(host: Host, workflow: str | Workflow[Any, Any], version: str | None) -> Workflow[Any, Any] | None:

@@ -15,7 +15,9 @@ import psycopg
 
 from pgdurable import client as _client
 from pgdurable import engine as _engine
+from pgdurable._client import queues as _queues
 from pgdurable._client import schedules as _schedules
+from pgdurable._client.queues import QueueInfo
 from pgdurable._client.schedules import Schedule
 from pgdurable._engine.metrics import Metrics
 from pgdurable._secret import Dsn
@@ -23,7 +25,7 @@ from pgdurable.errors import PgDurableError
 from pgdurable.handle import Entry, InstanceInfo, Starts
 from pgdurable.workflow import Workflow
 
-__all__ = ["Client", "Engine", "Handle", "Schedules"]
+__all__ = ["Client", "Engine", "Handle", "Queues", "Schedules"]
 
 T = TypeVar("T")
 _List = list  # where `list` is a method
@@ -159,6 +161,29 @@ class Schedules:
         return self._thread.call(self._inner.next(name, n))
 
 
+class Queues:
+    """As `client.queues` of `pgdurable.Client`, for blocking code."""
+
+    def __init__(self, thread: _Thread, inner: _queues.Queues) -> None:
+        self._thread = thread
+        self._inner = inner
+
+    def set(self, name: str, **limits: Any) -> None:
+        self._thread.call(self._inner.set(name, **limits))
+
+    def set_partition(self, name: str, partition: str, **limits: Any) -> None:
+        self._thread.call(self._inner.set_partition(name, partition, **limits))
+
+    def pause(self, name: str) -> None:
+        self._thread.call(self._inner.pause(name))
+
+    def resume(self, name: str) -> None:
+        self._thread.call(self._inner.resume(name))
+
+    def list(self) -> _List[QueueInfo]:
+        return self._thread.call(self._inner.list())
+
+
 class Client:
     """As `pgdurable.Client`, for blocking code: ``with pgdurable.sync.Client(dsn) as client``."""
 
@@ -227,6 +252,10 @@ class Client:
 
     def get(self, id: str | uuid.UUID, *, type: Any = Any) -> Handle[Any]:
         return Handle(self._there, self._there.call(self._inner.get(id, type=type)))
+
+    @property
+    def queues(self) -> Queues:
+        return Queues(self._there, self._inner.queues)
 
     def signal(self, id: str, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
         self._there.call(self._inner.signal(id, name, payload, key=key))

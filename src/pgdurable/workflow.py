@@ -16,6 +16,7 @@ from pgdurable._arguments import Signature, fingerprint, isolate
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
+from pgdurable.batch import Batch, check_batch
 from pgdurable.child import call_child
 from pgdurable.errors import UnknownWorkflow
 from pgdurable.retry import Retry, seconds
@@ -127,6 +128,7 @@ class Workflow(Generic[P, R]):
         name: str | None = None,
         version: str = "1",
         retention: float | timedelta | EllipsisType | None = ...,
+        batch: Batch | None = None,
     ) -> None:
         self.fn = fn
         self.name = name or fn.__name__
@@ -142,6 +144,9 @@ class Workflow(Generic[P, R]):
         self.title = f"workflow {self.name} v{version}"
         self.is_async = inspect.iscoroutinefunction(fn)
         self.signature = Signature(fn)
+        self.batch = batch
+        if batch is not None:
+            check_batch(self.name, self.signature)
         self.__name__ = fn.__name__
         self.__qualname__ = fn.__qualname__
         self.__module__ = fn.__module__
@@ -292,8 +297,9 @@ def transaction(fn: Any = None, /, **options: Any) -> Any:
 def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
-    *, name: str | None = None, version: str = "1", retention: float | timedelta | EllipsisType | None = ...
-) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...
+    *, name: str | None = None, version: str = "1", retention: float | timedelta | EllipsisType | None = ...,
+    batch: Batch | None = None,
+) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...  # fmt: skip
 def workflow(fn: Any = None, /, **options: Any) -> Any:
     """Registers a function as a workflow: plain Python that survives any crash.
 
@@ -308,6 +314,7 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
         retention: seconds (or timedelta) for which ended instances are kept; None: for ever. Afterwards they are
             removed with their history, and their ids are free again. Default: what `settings.retention` of the schema
             says, 30 days unless changed. It is stored in `workflows.policies` when a worker starts.
+        batch: it takes many inputs at once, gathered by a `Batch`; its one parameter is their list.
     """
 
     def register(fn: Any) -> Workflow[Any, Any]:

@@ -201,7 +201,8 @@ def test_a_workers_plans_are_the_same_with_it(house: House) -> None:
     names = "owned take_up load_history owned_events drop_stale_events next_due read_checkpoint".split()
     queries = {name: named_queries("worker", house.schema)[name] for name in names}
     queries |= {
-        f"flush {name}": text for name, text in named_queries("flush", house.schema).items()
+        f"flush {name}": text
+        for name, text in named_queries("flush", house.schema).items()
         if "copy" not in name and name != "apply_writes"  # a procedure's call has no plan of its own
     }
 

@@ -235,6 +235,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
     # Whoever adds one says in sql/roles/grants.sql who may call it.
     assert {name for name, definer, *_ in rows if definer} == set(
         "start start_many signal resume make_partitions sweep sweep_history sweep_orphans sweep_events"
+        " start_debounced find_debounced start_batched batch_input sweep_batch_inputs"
         " sweep_signal_keys detach_spent drop_detached last_event write_event put_schedule need_schedule edit_schedule"
         " pause_schedule resume_schedule trigger_schedule backfill_schedule drop_schedule"
         " signal_with_start request_update ask answers state take_queries answer_query sweep_talk"

@@ -43,8 +43,8 @@ class Poller:
     def params(self, query: str, room: int = 1) -> tuple[Any, ...]:
         since = self.looks.since(["w"])
         return {
-            "claim": (self.worker, ["w"], ["1"], [True], room, 5, 0, since, self.looks.after_event),
-            "next_due": (["w"], since, ["w"]),
+            "claim": (self.worker, ["w"], ["1"], [True], room, 5, 0, since, self.looks.after_event, None),
+            "next_due": (["w"], since, None, ["w"]),
             "owned_events": (self.worker, self.looks.after_event, self.looks.after_event),
             "fence": (self.worker,),
             "drop_stale_events": None,
@@ -56,6 +56,7 @@ class Poller:
     def claim(self, room: int) -> list[uuid.UUID]:
         now = self.ns.one("select (extract(epoch from now()) * 1e6)::bigint")
         rows = self.conn.execute(self.sql["claim"], self.params("claim", room)).fetchall()
+        rows = [row for row in rows if row[0] is not None]
         self.looks.learn(["w"], [(row[1], row[10]) for row in rows], len(rows) < room, now)
         return [row[0] for row in rows]
 

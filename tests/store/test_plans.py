@@ -176,8 +176,8 @@ def columns(world: World, n: int) -> list[list[Any]]:
 
 # query -> (file, its parameters, the pages it may read)
 HOT: dict[str, tuple[str, Any, int]] = {
-    "claim": ("worker", lambda w: (1, ["w"], ["1"], [True], 20, 5, 0, [None], 0), 6_000),
-    "next_due": ("worker", lambda w: (["w", "other"], [None, None], ["w", "other"]), 100),
+    "claim": ("worker", lambda w: (1, ["w"], ["1"], [True], 20, 5, 0, [None], 0, None), 6_000),
+    "next_due": ("worker", lambda w: (["w", "other"], [None, None], None, ["w", "other"]), 150),
     "owned_events": ("worker", lambda w: (1, 0, 0), 3_500),
     "events_of": ("worker", lambda w: (w.some,), 150),
     "drop_stale_events": ("worker", None, 3_500),

@@ -61,6 +61,7 @@ class BulkSender:
     Args:
         patience: seconds for which a commit is tried while the server is away, or takes no writes.
         admit: awaited before each commit; holds back while there is no room for more.
+        queue, priority, partition: of all of them. What is not plain goes by a function, which puts it in line.
     """
 
     def __init__(
@@ -70,6 +71,9 @@ class BulkSender:
         *,
         patience: float,
         admit: Callable[[], Awaitable[None]],
+        queue: str = "default",
+        priority: int = 0,
+        partition: str | None = None,
     ) -> None:
         self._database = database
         self._pool = database.pool
@@ -77,7 +81,8 @@ class BulkSender:
         self._rows = rows
         self._patience = patience
         self._admit = admit
-        self._by_function = False
+        self._by_function = queue != "default" or priority != 0 or partition is not None
+        self._place = (priority, partition)
         self._seal = None if database.encryption is None else database.encryption.seal
         self.ids = bytearray()
         self._timed = -_TIMED_FOR_S
@@ -199,7 +204,14 @@ class BulkSender:
         (workflow, version, queue), inputs = _taken_apart(block)
         await conn.execute(
             self._sql["start_many"],
-            ([uuid.UUID(bytes=ids[i : i + 16]) for i in range(0, len(ids), 16)], workflow, version, queue, inputs),
+            (
+                [uuid.UUID(bytes=ids[i : i + 16]) for i in range(0, len(ids), 16)],
+                workflow,
+                version,
+                queue,
+                inputs,
+                *self._place,
+            ),
         )
 
     async def _there(self, conn: psycopg.AsyncConnection[Any], ids: bytes) -> bool:

@@ -40,8 +40,8 @@ from pgdurable.errors import (
 __all__ = ["PATIENCE_S", "Database"]
 
 _WORK = frozenset({
-    "start", "signal", "signal_with_start", "request_update", "resume", "retry",
-    "put_schedule", "edit_schedule", "resume_schedule", "trigger_schedule", "backfill_schedule",
+    "start", "start_debounced", "start_batched", "set_queue", "signal", "signal_with_start", "request_update", "resume",
+    "retry", "put_schedule", "edit_schedule", "resume_schedule", "trigger_schedule", "backfill_schedule",
 })  # fmt: skip
 PATIENCE_S = 30.0
 
@@ -59,6 +59,7 @@ class Database:
         schema: the namespace, quoted where it has to be.
         sql: texts of sql/queries/client.sql and schedules.sql.
         route: how the server is reached, once open.
+        on_queue: called with the name of a queue that has been set.
         on_work: called when a query of ours has made work for workers, of which a pooler brings no notification.
         patience: seconds for which a call is tried again while the server is away, or takes no writes.
     """
@@ -82,6 +83,7 @@ class Database:
         self.sql = {**named_queries("client", schema), **named_queries("schedules", schema)}
         self.route = DIRECT
         self.on_work: Callable[[], None] = lambda: None
+        self.on_queue: Callable[[str], None] = lambda name: None
         self._face = face
         self._pooler = pooler if pooler is not None else _from_environment()
         self._max_connections = max_connections

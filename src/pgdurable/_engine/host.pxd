@@ -10,7 +10,8 @@ cdef class Host:
     cdef public bint fenced, draining
     cdef public dict instances, consuming
     cdef public Py_ssize_t starting, steps_running, steps_done, ended
-    cdef public object on_outcome, on_fenced, on_parked, new_id, room
+    cdef public set queued
+    cdef public object on_outcome, on_fenced, on_parked, on_slot, new_id, room
     cdef public object _quiet, timers, parking
     cdef dict __dict__
     cdef object __weakref__

@@ -86,6 +86,8 @@ class Host:
         self.ended = 0
         self.on_outcome: Callable[[bytes, tuple[str, bytes | None, bytes | None]], None] = lambda id, outcome: None
         self.on_fenced: Callable[[], None] = lambda: None
+        self.queued: set[bytes] = set()  # those that hold a slot of their queue's
+        self.on_slot: Callable[[], None] = lambda: None  # one is free
         self.on_parked: Callable[[int | None], None] = lambda wake_at_us: None
         self.new_id: Callable[[], bytes] = _no_ids
         self.room: Callable[[], int] = lambda: 0
@@ -311,6 +313,7 @@ class Host:
                 logger.error("%s: error while leaving memory: %s", hosted.label, traceback.format_exc())
         self.instances.clear()
         self.consuming.clear()
+        self.queued.clear()
         self.parking.clear()
         self.timers.clear()
         return tasks

@@ -13,7 +13,7 @@ from pgdurable.errors import InvalidInput
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
-__all__ = ["Input", "check_name", "split_argument", "start_params"]
+__all__ = ["Input", "check_name", "check_partition", "check_priority", "line_params", "split_argument", "start_params"]
 
 _MAX_NAME_BYTES = 512
 
@@ -81,7 +81,7 @@ def start_params(
     labels: dict[str, Any] | None = None,
     database: Database,
 ) -> tuple[Any, ...]:
-    """The parameters of SQL's function `start`. What they mean and raise: see `Client.start`.
+    """The first parameters of the query `start`, before `line_params`. What they mean and raise: see `Client.start`.
 
     The instance's uuid is the last of them: a start whose answer was lost is sent again with it.
     """
@@ -92,10 +92,15 @@ def start_params(
     if id is not None:
         check_key(id)
     return (
-        input.name, data.decode(), id, input.version(version), check_name(queue, "a queue's name"), priority,
-        seconds(delay) or 0.0,
+        input.name, data.decode(), id, input.version(version), check_name(queue, "a queue's name"),
+        check_priority(priority), seconds(delay) or 0.0,
         None if labels is None else encode(labels, what="labels").decode(), uuid.UUID(bytes=instance),
     )  # fmt: skip
+
+
+def line_params(dedup: str | None = None, partition: str | None = None) -> tuple[str | None, str | None]:
+    """The last parameters of the query `start`. Raises InvalidInput."""
+    return None if dedup is None else check_name(dedup, "dedup"), check_partition(partition)
 
 
 def _name(workflow: Any) -> str:
@@ -105,6 +110,21 @@ def _name(workflow: Any) -> str:
             hint="Decorate the function with @pgdurable.workflow.",
         )
     return check_name(workflow, "a workflow's name")
+
+
+def check_priority(priority: Any) -> int:
+    """The priority, or InvalidInput."""
+    if isinstance(priority, bool) or not isinstance(priority, int) or not -32768 <= priority <= 32767:
+        raise InvalidInput(
+            f"a priority is a whole number from -32768 to 32767, found {priority!r:.60}",
+            hint="The lower goes first; 0 is the usual one.",
+        )
+    return priority
+
+
+def check_partition(partition: Any) -> str | None:
+    """The partition, or InvalidInput."""
+    return None if partition is None else check_name(partition, "a partition's name")
 
 
 def check_name(name: Any, what: str) -> str:

@@ -46,6 +46,7 @@ class Membership:
     Args:
         lease: seconds a worker may be silent before others take its instances over.
         pooled: whether sessions are others' too (see route.py): then none marks this worker's presence.
+        queues: those it listens to; None: all.
         on_fenced: called when this worker itself was taken over.
         on_orphans: called when another worker has been declared dead by us.
         troubles: is told when the lease cannot be renewed.
@@ -62,6 +63,7 @@ class Membership:
         lease: float,
         name: str | None,
         pooled: bool = False,
+        queues: list[str] | None = None,
         on_fenced: Callable[[], None],
         on_orphans: Callable[[], None],
         troubles: Troubles,
@@ -74,6 +76,7 @@ class Membership:
         self.interval = min(1.0, lease / 4)
         self.worker = 0
         self._pooled = pooled
+        self._queues = queues
         self.look: Callable[[psycopg.AsyncConnection[Any]], Awaitable[None]] | None = None  # before each beat
         self.joined: datetime | None = None
         self._on_fenced = on_fenced
@@ -87,7 +90,7 @@ class Membership:
         async with borrow(self._pool) as conn:
             cursor = await conn.execute(
                 self._sql["join_worker"],
-                (self.name, msgspec.json.encode(workflows).decode(), self.lease, not self._pooled),
+                (self.name, msgspec.json.encode(workflows).decode(), self.lease, not self._pooled, self._queues),
             )
             row = await cursor.fetchone()
             assert row is not None

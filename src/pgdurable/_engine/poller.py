@@ -12,6 +12,7 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from datetime import datetime
 from typing import Any, NamedTuple
 from uuid import UUID
 
@@ -23,6 +24,7 @@ from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
+from pgdurable._engine.listening import Listening
 from pgdurable._engine.looks import Looks
 from pgdurable._engine.schedules import Schedules
 from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
@@ -69,6 +71,7 @@ class Poller:
         room: how many more instances this process takes in.
         trials: those of them that are suspected of killing their workers.
         gate: claims wait for their turn there, as starts do.
+        listening: the queues it takes instances of.
         interval: seconds between two looks when nothing hints.
         new_id: makes the uuid of an instance that a schedule starts.
         troubles: is told when looking fails.
@@ -84,6 +87,7 @@ class Poller:
         room: Callable[[], int],
         trials: Trials,
         gate: Gate,
+        listening: Listening,
         interval: float,
         new_id: Callable[[], bytes],
         troubles: Troubles,
@@ -95,6 +99,7 @@ class Poller:
         self._room = room
         self._trials = trials
         self._gate = gate
+        self._listening = listening
         self._turn: asyncio.Task[None] | None = None
         self._interval = interval
         self._troubles = troubles
@@ -127,12 +132,21 @@ class Poller:
         """Looks as soon as possible."""
         self._hint.ring()
 
+    def noticed(self, payloads: set[str]) -> None:
+        """Notifications have come: looks as soon as possible."""
+        if "queues" in payloads:
+            self._listening.stale = True
+        self._hint.ring()
+
     def hint_at(self, wake_at_us: int | None) -> None:
         """Looks again when the database's clock has reached this time."""
         if wake_at_us is None:
             return
+        self._alarm_in(max((wake_at_us - self._host.clock.now_us()) / 1e6, 0.0))
+
+    def _alarm_in(self, wait: float) -> None:
         loop = self._host.loop
-        at = loop.time() + max((wake_at_us - self._host.clock.now_us()) / 1e6, 0.0)
+        at = loop.time() + wait
         if self._alarm is not None:
             if self._alarm_at <= at:
                 return
@@ -180,7 +194,11 @@ class Poller:
             if self._looks.begin():
                 cursor = await conn.execute(self._sql["last_event"])
                 row = await cursor.fetchone()
-                self._looks.last_event(row[0] if row is not None else 0)
+                if row is not None:
+                    self._looks.last_event(row[0])
+                    self._listening.marked(row[1])
+            if self._listening.stale:
+                await self.learn_queues(conn)
             if self._unsure or time.monotonic() >= self._look_at:
                 await self._take_up_strays(conn, worker)
             await self._strike_out(conn, worker)
@@ -198,12 +216,13 @@ class Poller:
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
                 await conn.execute(self._sql["drop_stale_events"])
-                await conn.execute(self._sql["forget_signal_keys"])
+                await conn.execute(self._sql["forget_keys"])
                 await conn.execute(self._sql["mark_emptied"])
             ticks_in: float | None = None
             if not claimed and self._names:
                 with self._looks.counted():
-                    params = (self._names, self._looks.since(self._names), self._names)
+                    names = self._names
+                    params = (names, self._looks.since(names), self._listening.queues, names)
                     row = await (await conn.execute(self._sql["next_due"], params)).fetchone()
                 if row is not None:
                     due_in, ticks_in = row
@@ -213,6 +232,11 @@ class Poller:
                 more = await self.schedules.look(conn, ticks_in, asked=not claimed) or more
             self._looks.end()
         return more
+
+    async def learn_queues(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        """Reads which queues have settings."""
+        cursor = await conn.execute(self._sql["queues"])
+        self._listening.learn([name for (name,) in await cursor.fetchall()])
 
     async def _strike_out(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
         """Clears those that have outlived their trial."""
@@ -259,10 +283,12 @@ class Poller:
                 self._sql["claim"],
                 (
                     worker, self._names, self._versions, self._current, asked, trials.most_strikes, len(trials),
-                    looks.since(self._names), looks.after_event,
+                    looks.since(self._names), looks.after_event, self._listening.queues,
                 ),
             )  # fmt: skip
             rows = await cursor.fetchall()
+        if rows and rows[-1][0] is None:
+            self._look_again(rows.pop()[10], not rows)
         looks.learn(self._names, [(row[1], row[10]) for row in rows], len(rows) < asked, at_us)
         self._claimed += [row[0] for row in rows]
         if rows and probes.armed:
@@ -270,6 +296,12 @@ class Poller:
         if rows and rows[-1][0].bytes >= self._upkeep.end:
             rows = await self._upkeep.cover(conn, worker, rows)
         return _Batch(rows, await self._load(conn, rows), asked)
+
+    def _look_again(self, at: datetime, in_vain: bool) -> None:
+        """A queue was busy, or its rate lets more go then."""
+        now_us = self._host.clock.now_us()
+        wait = self._listening.look_again_in((micros(at) - now_us) / 1e6 if now_us else 0.0, in_vain)
+        self._alarm_in(wait)
 
     async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
         history: dict[int, list[Any]] = defaultdict(list)
@@ -333,7 +365,7 @@ class Poller:
         definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
         # A `def` workflow's thread may take its time.
         with _no_collections(all(definition.is_async for definition in definitions.values())):
-            for id, workflow, version, input, key, started_at, *_, strikes, trial in rows:
+            for id, workflow, version, input, key, started_at, *_, queue, strikes, trial in rows:
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
                 if id.bytes in self._host.instances and not await self._has_left(id.bytes):
@@ -343,6 +375,8 @@ class Poller:
                 recorded = history.pop(id.int, [])
                 if self._host.encryption is not None:
                     input = self._host.encryption.open(id, "input", input)
+                if self._listening.limits(queue):
+                    self._host.queued.add(id.bytes)
                 if trial is not None:
                     self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
                 await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)

@@ -119,6 +119,9 @@ class ReleaseRecord:
             probes.reach("park.committed" if self.status == "waiting" else "end.committed")
         host = self.hosted.host
         host.instances.pop(self.hosted.id, None)
+        if host.queued and self.hosted.id in host.queued:
+            host.queued.discard(self.hosted.id)
+            host.on_slot()
         host.ended += self.status in ("completed", "failed", "cancelled", "timed_out")
         self.hosted.close()
         if self.status != "waiting":

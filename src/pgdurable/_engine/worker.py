@@ -22,6 +22,7 @@ from pgdurable._engine.handover import drain
 from pgdurable._engine.host import Host
 from pgdurable._engine.incarnation import Incarnation
 from pgdurable._engine.journal import Journal
+from pgdurable._engine.listening import Listening
 from pgdurable._engine.membership import Membership
 from pgdurable._engine.memory import Memory
 from pgdurable._engine.metrics import Metrics, gather
@@ -67,6 +68,7 @@ class Settings:
     busy_wait: float
     quarantine_after: int | None
     guard: bool
+    queues: tuple[str, ...] | None = None
 
 
 class Worker:
@@ -76,6 +78,7 @@ class Worker:
         host: the instances in memory, and what their code runs on.
         gate: where new work waits while the server is behind.
         keyed: starts with user-chosen ids.
+        listening: the queues it takes instances of.
     """
 
     def __init__(
@@ -97,7 +100,7 @@ class Worker:
         self.troubles = troubles = Troubles()
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema), clock=database.clock,
-            on_fenced=lambda: self._incarnation.fenced(), on_notice=lambda payloads: self.poller.hint(),
+            on_fenced=lambda: self._incarnation.fenced(), on_notice=lambda payloads: self.poller.noticed(payloads),
             on_connected=lambda found: self._memory.compare(found), troubles=troubles,
             busy_wait=settings.busy_wait, prepared=database.route.prepared,
         )  # fmt: skip
@@ -109,8 +112,10 @@ class Worker:
             host, transaction_pool, dsn, schema, settings.max_transactions, database.route, server=server,
             troubles=troubles,
         )  # fmt: skip
+        self.listening = Listening(settings.queues)
         self.membership = Membership(
             worker_pool, schema, lease=settings.lease, name=settings.name, pooled=database.route.pooled,
+            queues=self.listening.queues,
             on_fenced=lambda: self._incarnation.fenced(), on_orphans=lambda: self.poller.hint(), troubles=troubles,
         )  # fmt: skip
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
@@ -120,7 +125,7 @@ class Worker:
         self.sweeper = Sweeper(worker_pool, schema)
         self.poller = Poller(
             host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
-            interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
+            listening=self.listening, interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
         )  # fmt: skip
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
@@ -133,7 +138,9 @@ class Worker:
         )  # fmt: skip
         host.on_fenced = self._incarnation.fenced
         host.on_parked = self.poller.hint_at
-        host.new_id, host.room = self.new_id, self.room
+        host.new_id, host.room = self.new_id, lambda: self.room() if self.listening.default else 0
+        host.on_slot = self.poller.hint
+        database.on_queue = self.listening.add
         if database.route.pooled:
             database.on_work = self.poller.hint
             self.membership.look = server.look
@@ -198,6 +205,8 @@ class Worker:
             )  # fmt: skip
             if not self.upkeep.end:
                 await self.upkeep.make_partitions()
+            async with borrow(self._worker_pool) as conn:
+                await self.poller.learn_queues(conn)  # before anything is started here
         except (psycopg.Error, ConnectionError) as error:
             raise connect_failed(self._database.dsn, error) from None
 

@@ -12,7 +12,7 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import bench, doctor, histories, instances, prune, schedules, show, tables, worker
+from pgdurable.cli import bench, doctor, histories, instances, prune, queues, schedules, show, tables, worker
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -88,6 +88,7 @@ for command in (
     tables.uninstall,
 ):
     app.command(command.__name__.rstrip("_"))(command)
+app.add_typer(queues.app, name="queues")
 app.add_typer(schedules.schedule, name="schedule")
 
 

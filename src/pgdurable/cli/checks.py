@@ -41,6 +41,7 @@ def examine(where: Target) -> Iterator[Finding]:
             yield from _privileges(session, where)
             yield from _workers(session, where)
             yield from _stuck(session, where)
+            yield from _queues(session, where)
             yield from _troubled(session, where)
             yield from _events(session)
             yield from table_checks.retention(session, where)
@@ -197,6 +198,27 @@ def _stuck(session: Session, where: Target) -> Iterator[Finding]:
         yield Finding("broken", f"{what} due, and no living worker has the workflow", start)
     if healthy:
         yield Finding("fine", "every instance that is due has a worker that can run it")
+
+
+def _queues(session: Session, where: Target) -> Iterator[Finding]:
+    """Queues in which something waits in vain: they are paused, or nobody listens to them."""
+    healthy = True
+    for row in session.rows("deaf_queues"):
+        what = f"queue {row['queue']}: {count(row['due'], 'instance')} due, the oldest for {span(row['oldest'] or 0.0)}"
+        if row["paused"]:
+            healthy = False
+            yield Finding(
+                "warning", f"{what}; it is paused", f"Let it go on: {where.command('queues', 'resume', row['queue'])}"
+            )
+        elif row["has_workers"]:  # else nobody has the workflow, which has been said
+            healthy = False
+            yield Finding(
+                "broken",
+                f"{what}, and no living worker that has the workflow listens to it",
+                f"Start one that does: {where.command('worker', 'MODULE', '--queues', row['queue'])}",
+            )
+    if healthy:
+        yield Finding("fine", "no queue is paused or without a listener while something waits in it")
 
 
 def _instances(row: dict[str, Any]) -> str:

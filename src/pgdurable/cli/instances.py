@@ -48,7 +48,17 @@ def start(
     id: Annotated[
         str | None, typer.Option("--id", help="Your own id: the same id again starts nothing.", show_default=False)
     ] = None,
-    queue: Annotated[str, typer.Option("--queue", help="Recorded with the instance.")] = "default",
+    queue: Annotated[str, typer.Option("--queue", help="Where it waits for a worker.")] = "default",
+    priority: Annotated[int, typer.Option("--priority", help="In its queue the lower goes first.")] = 0,
+    partition: Annotated[
+        str | None, typer.Option("--partition", help="Whose share of the queue it takes.", show_default=False)
+    ] = None,
+    dedup: Annotated[
+        str | None,
+        typer.Option(
+            "--dedup", help="While one with this key lives, starts nothing and prints its id.", show_default=False
+        ),
+    ] = None,
     delay: Annotated[float, typer.Option("--delay", min=0, help="Seconds before it may run.")] = 0.0,
     wait: Annotated[bool, typer.Option("--wait", help="Wait for its end and print its result as JSON.")] = False,
     timeout: Annotated[
@@ -63,7 +73,10 @@ def start(
     args, kwargs = _input(arguments or [])
     where = target(ctx, dsn, schema)
     with where.client() as client:
-        handle = client.start(workflow, *args, kwargs=kwargs, id=id, queue=queue, delay=delay or None)
+        handle = client.start(
+            workflow, *args, kwargs=kwargs, id=id, queue=queue, priority=priority, partition=partition, dedup=dedup,
+            delay=delay or None,
+        )  # fmt: skip
         typer.echo(handle.id, err=wait)
         _warn_if_nobody(where, workflow, None)
         if not wait:

@@ -53,6 +53,15 @@ def worker(
     drain: Annotated[
         float, typer.Option("--drain", min=0, help="Seconds that running steps get to finish when it stops.")
     ] = 30.0,
+    queues: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--queues",
+            metavar="QUEUE,...",
+            help="Run only instances of these queues. Default: of all.",
+            show_default=False,
+        ),
+    ] = None,
     pooler: Annotated[
         bool | None,
         typer.Option(
@@ -77,6 +86,8 @@ def worker(
     where = _where(ctx, dsn, schema, options)
     if pooler is not None:
         options["pooler"] = pooler
+    if queues:
+        options["queues"] = [name for text in queues for name in text.split(",") if name]
     found = registry if options.get("workflows") is None else Registry(options["workflows"])
     if not len(found):
         raise PgDurableError(
@@ -173,6 +184,9 @@ class _Worker:
         out = screen()
         for definition in self.found:
             out.print(f"workflow {clean(definition.name)} version {clean(definition.version)}")
+        queues = self.options.get("queues")
+        if queues is not None:
+            out.print(f"listens to {', '.join(map(clean, [queues] if isinstance(queues, str) else queues))}")
         out.print(
             f"worker of {self.module} runs at {server_of(self.where.dsn)}, schema {self.where.schema} "
             f"(process {os.getpid()}; Ctrl-C stops it)"

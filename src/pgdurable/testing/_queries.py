@@ -31,8 +31,16 @@ def query(fn: Query) -> Query:
 @query
 def start(
     store: Store, workflow: str, input: str, id: str | None, version: str | None, queue: str, priority: int,
-    delay: float, labels: str | None, instance: uuid.UUID,
+    delay: float, labels: str | None, instance: uuid.UUID, dedup: str | None = None, partition: str | None = None,
 ) -> list[tuple[Any, ...]]:  # fmt: skip
+    held = None if dedup is None else store.holder(queue, dedup)
+    if held is not None:
+        if held.workflow != workflow:
+            raise InvalidId(
+                f"key {dedup!r} of queue {queue!r} is held by an instance of workflow {held.workflow!r}",
+                hint="Choose another key, or wait for its end.",
+            )
+        return [(str(held.uuid),)]
     if id is not None and id in store.keys:
         there = store.instances[store.keys[id]]
         if there.workflow != workflow:
@@ -46,7 +54,7 @@ def start(
         store.add_instance(
             InstanceRow(
                 instance.bytes, workflow, version, "pending", input, store.clock.now, key=id, queue=queue,
-                priority=priority, wake_us=wake_us, labels=labels,
+                priority=priority, wake_us=wake_us, labels=labels, dedup=dedup, partition=partition or "",
             )
         )  # fmt: skip
     return [(id or str(instance),)]

@@ -45,6 +45,9 @@ class InstanceRow:
     output: str | None = None
     error: str | None = None
     labels: str | None = None
+    partition: str = ""
+    dedup: str | None = None
+    debounce: str | None = None
 
     @property
     def uuid(self) -> uuid.UUID:
@@ -132,6 +135,13 @@ class Store:
             except ValueError:
                 return None
         return self.instances.get(id)
+
+    def holder(self, queue: str, dedup: str) -> InstanceRow | None:
+        """The living instance that holds a key of a queue."""
+        for row in self.instances.values():
+            if row.dedup == dedup and row.queue == queue and not row.ended:
+                return row
+        return None
 
     def need(self, text: str) -> InstanceRow:
         """As `find`. Raises InstanceNotFound."""
