@@ -26,7 +26,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     ],
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
-        ("context", "wait_signal"),
+        ("context", "wait_signal"), ("child", "start_child"), ("child", "ChildHandle"),
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
