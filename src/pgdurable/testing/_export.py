@@ -29,7 +29,10 @@ _FORMAT = "pgdurable.history"
 _VERSION = 1
 _PAYLOADS = ("input", "output", "error")
 # Of these kinds the payload is the engine's own, and nobody's secret.
-_OWN_PAYLOADS = ("attempt", "timer")
+_OWN_PAYLOADS = ("attempt", "timer", "child")
+# Of an error, and of a child's end, what is told as it is and what is replaced; a traceback is left out.
+_KEPT = ("type", "step", "attempt", "retryable", "id", "seq", "status")
+_REDACTED = ("message", "args", "attrs", "output", "error")
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?")
 _NUMBER = re.compile(r"[+-]?\d+(\.\d+)?")
 _UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
@@ -78,11 +81,11 @@ def write_history(instance: tuple[Any, ...], rows: Iterable[tuple[Any, ...]], *,
     count = 0
     for event_id, kind, seq, name, attempt, fingerprint, payload, error, at in rows:
         count += 1
+        shaped = _payload(payload, redact and kind not in _OWN_PAYLOADS, kind == "child_end")
         yield _line(
             {
                 "event_id": event_id, "kind": kind, "seq": seq, "name": name, "attempt": attempt,
-                "fingerprint": fingerprint, "payload": _payload(payload, redact and kind not in _OWN_PAYLOADS, False),
-                "error": _payload(error, redact, True), "at": at,
+                "fingerprint": fingerprint, "payload": shaped, "error": _payload(error, redact, True), "at": at,
             }
         )  # fmt: skip
     yield _line({"end": count})
@@ -102,8 +105,8 @@ def _payload(text: str | None, redact: bool, is_error: bool) -> Any:
         return value  # it tells nobody anything as it is
     if not is_error or not isinstance(value, dict):
         return redacted(value)
-    kept = {name: value[name] for name in ("type", "step", "attempt", "retryable") if name in value}
-    rest = {name: redacted(value[name]) for name in ("message", "args", "attrs") if name in value}
+    kept = {name: value[name] for name in _KEPT if name in value}
+    rest = {name: redacted(value[name]) for name in _REDACTED if name in value}
     return {**kept, **rest}
 
 

@@ -5,12 +5,16 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeAlias
 
 from pgdurable._engine.journal import Journal
+from pgdurable.errors import PgDurableError
 from pgdurable.testing._store import Store
 
 __all__ = ["MemoryFlusher", "MemoryJournal"]
+
+Group: TypeAlias = tuple[list[tuple[str, tuple[Any, ...]]], list[tuple[str, Any]]]
+"""Changes that are carried out together or not at all, and with what name and tag each is told of."""
 
 logger = logging.getLogger("pgdurable.testing")
 
@@ -26,12 +30,11 @@ class MemoryFlusher:
 
     def __init__(self, on_recorded: Callable[[str], None]) -> None:
         self._on_recorded = on_recorded
-        self.changes: list[tuple[str, tuple[Any, ...]]] = []
-        self.tags: list[tuple[str, Any]] = []
+        self.groups: list[Group] = []
 
     @property
     def waiting(self) -> int:
-        return len(self.changes)
+        return len(self.groups)
 
     def add_history(self, *values: Any) -> None:
         *row, tag = values[:11]
@@ -47,18 +50,20 @@ class MemoryFlusher:
     def add_write(
         self, id: bytes, kind: str, place: int, body: bytes | None, tag: Any, joined: bool = False
     ) -> None:  # fmt: skip
-        self._add(f"{kind}_write", "write", (id, kind, place, body), tag)
+        self._add(f"{kind}_write", "write", (id, kind, place, body), tag, joined)
 
-    def _add(self, point: str, change: str, values: tuple[Any, ...], tag: Any) -> None:
-        self.changes.append((change, values))
-        self.tags.append((point, tag))
+    def _add(self, point: str, change: str, values: tuple[Any, ...], tag: Any, joined: bool = False) -> None:
+        if not joined:
+            self.groups.append(([], []))
+        changes, tags = self.groups[-1]
+        changes.append((change, values))
+        tags.append((point, tag))
         self._on_recorded(point)
 
-    def take(self) -> tuple[list[tuple[str, tuple[Any, ...]]], list[tuple[str, Any]]]:
-        """What was gathered: the changes, and the tags to tell of them."""
-        changes, tags = self.changes, self.tags
-        self.changes, self.tags = [], []
-        return changes, tags
+    def take(self) -> list[Group]:
+        """What was gathered."""
+        groups, self.groups = self.groups, []
+        return groups
 
 
 class MemoryJournal(Journal):
@@ -111,24 +116,35 @@ class MemoryJournal(Journal):
         self._kicked = False
         if self.dead:
             return
-        changes, tags = self.flusher.take()
-        if not changes:
+        groups: list[Group] = self.flusher.take()
+        if not groups:
             return
         if self._doomed or self._reach("commit.before"):
             self._crash()
             return
-        at_us = self._store.commit(changes, self._worker)
+        told: list[tuple[str, Any, PgDurableError | None]] = []
+        for changes, tags in groups:
+            refusal: PgDurableError | None = None
+            try:
+                self._store.commit(changes, self._worker)
+            except PgDurableError as error:
+                refusal = error
+            told += [(point, tag, refusal) for point, tag in tags]
+        at_us = self._store.clock.now_us()
         self.commits += 1
         if self._reach("commit.after"):
             self._crash()
             return
-        for point, tag in tags:
+        for point, tag, refusal in told:
             if self._reach(f"{point}.committed"):
                 self._crash()
                 return
             if tag is None:
                 continue
             try:
-                tag.committed(at_us)
+                if refusal is None:
+                    tag.committed(at_us)
+                else:
+                    tag.refused(refusal)
             except Exception:
                 logger.exception("error while handing out a commit")

@@ -25,6 +25,8 @@ __all__ = ["Process"]
 
 logger = logging.getLogger("pgdurable.testing")
 
+_ROOM = 1_000_000
+
 
 class _ParkingByClock(Parking):
     """Parks by the simulation's clock: looks when the first that waits has waited long enough."""
@@ -78,6 +80,7 @@ class Process:
         payload_limit: int,
         encryption: Encryption | None,
         on_outcome: Callable[[bytes, Any], None],
+        new_id: Callable[[], bytes],
     ) -> None:
         self.store = store
         self.registry = registry
@@ -95,6 +98,7 @@ class Process:
         host.async_machine, host.thread_machine = doubles.machines()
         host.on_parked = lambda wake_at_us: self.wake()
         host.on_outcome = on_outcome
+        host.new_id, host.room = new_id, lambda: _ROOM
         doubles.loop = host.loop
         self.dead = False
         self._wanted = False

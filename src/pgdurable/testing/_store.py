@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
+
 from pgdurable.errors import InstanceNotFound
 from pgdurable.testing._clock import VirtualClock
 
@@ -36,6 +38,8 @@ class InstanceRow:
     priority: int = 0
     owner: int | None = None
     parent: uuid.UUID | None = None
+    parent_seq: int | None = None
+    parent_close: str | None = None
     takeovers: int = 0
     submitted_by: str = "simulation"
     started_at: datetime | None = None
@@ -162,7 +166,31 @@ class Store:
             row.started_at = row.started_at or row.created_at
             row.finished_at = self.clock.now
             self.events.pop(row.id, None)
+            self._tell_family(row)
         self.on_end(row.id)
+
+    def _tell_family(self, row: InstanceRow) -> None:
+        """What the trigger instance_ended does: the parent hears of the end, children are asked to cancel."""
+        parent = None if row.parent is None else self.instances.get(row.parent.bytes)
+        if parent is not None and not parent.ended:
+            told = {"id": str(row.uuid), "seq": row.parent_seq, "status": row.status,
+                    "output": _raw(row.output), "error": _raw(row.error)}  # fmt: skip
+            self.add_event(parent.id, "child", row.workflow, msgspec.json.encode(told).decode())
+        for child in list(self.instances.values()):
+            if child.parent == row.uuid and child.parent_close == "cancel":
+                self.request_cancel(child, f"its parent {row.uuid} has ended ({row.status})")
+
+    def request_cancel(self, row: InstanceRow, reason: str | None) -> bool:
+        """Asks an instance to cancel; what has not begun is cancelled at once. Returns whether it had not ended."""
+        if row.ended:
+            return False
+        if row.status == "pending" and row.owner is None and row.started_at is None:
+            message = "it was cancelled before it began" + (f": {reason}" if reason else "")
+            error = {"type": "pgdurable.errors.PgDurableError", "message": message}
+            self.end(row, "cancelled", error=msgspec.json.encode(error).decode())
+        elif not any(event.kind == "cancel" for event in self.events.get(row.id, ())):
+            self.add_event(row.id, "cancel", None, msgspec.json.encode({"reason": reason}).decode())
+        return True
 
     # -- what a worker does -----------------------------------------------------------------------------------------
 
@@ -204,9 +232,9 @@ class Store:
         self.version += 1
 
     def commit(self, changes: Iterable[tuple[str, tuple[Any, ...]]], worker: int) -> int:
-        """Carries out the changes of one flush; returns the time of the commit."""
+        """Carries out changes that belong together; returns the time of the commit. Raises PgDurableError: none is."""
         self.version += 1
-        for kind, values in changes:
+        for kind, values in sorted(changes, key=lambda change: change[0] != "write"):  # which alone may be refused
             getattr(self, f"_commit_{kind}")(worker, *values)
         return self.clock.now_us()
 
@@ -246,6 +274,10 @@ class Store:
 
     def _commit_write(self, worker: int, id: bytes, kind: str, place: int, body: bytes | None) -> None:
         self.apply_write(self, id, kind, place, body)
+
+
+def _raw(text: str | None) -> msgspec.Raw:
+    return msgspec.Raw(b"null" if text is None else text.encode())
 
 
 def _text(data: bytes | None) -> str | None:

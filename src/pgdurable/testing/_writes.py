@@ -13,7 +13,7 @@ from typing import Any
 import msgspec
 
 from pgdurable.errors import PgDurableError
-from pgdurable.testing._store import Store
+from pgdurable.testing._store import InstanceRow, Store
 
 __all__ = ["WRITES", "apply_write", "write"]
 
@@ -41,6 +41,35 @@ def apply_write(store: Store, id: bytes, kind: str, place: int, body: bytes | No
 def text_of(value: Any) -> str:
     """A decoded payload as it is stored."""
     return msgspec.json.encode(value).decode()
+
+
+@write
+def child(store: Store, id: bytes, place: int, body: Any) -> None:
+    child_id = uuid.UUID(body["id"])
+    key, owner = body["key"], body["owner"]
+    if key is not None and store.keys.get(key, child_id.bytes) != child_id.bytes:
+        raise PgDurableError(f"PGD04: id {key!r} is that of another instance")
+    parent = store.instances.get(id)
+    if parent is None or child_id.bytes in store.instances:
+        return
+    delay_us = round((body.get("delay") or 0.0) * 1e6)
+    labels = body.get("labels")
+    store.add_instance(
+        InstanceRow(
+            child_id.bytes, body["workflow"], body["version"], "pending" if owner is None else "running",
+            text_of(body["input"]), store.clock.now, key=key, queue=body.get("queue") or "default",
+            priority=body.get("priority") or 0, owner=owner, parent=parent.uuid, parent_seq=place,
+            parent_close=body["parent_close"], submitted_by=parent.submitted_by,
+            wake_us=store.clock.now_us() + delay_us, labels=None if labels is None else text_of(labels),
+        )
+    )  # fmt: skip
+
+
+@write
+def cancel(store: Store, id: bytes, place: int, body: Any) -> None:
+    row = store.instances.get(id)
+    if row is not None:
+        store.request_cancel(row, body.get("reason"))
 
 
 @write

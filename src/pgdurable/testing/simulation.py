@@ -16,6 +16,7 @@ from pgdurable._engine.columns import columns_of
 from pgdurable._engine.inputs import split_argument
 from pgdurable.client import PAYLOAD_LIMIT, Client
 from pgdurable.encryption import Encryption
+from pgdurable.errors import UnknownWorkflow
 from pgdurable.handle import Handle
 from pgdurable.retry import seconds
 from pgdurable.testing._clock import VirtualClock
@@ -78,7 +79,7 @@ class Simulation(Time, Client):
         self.schema = self._database.schema
         self._rows, self._asked = self._database.rows, self._database.asked
         self._encryption = encryption
-        self._registry = Registry(registry if workflows is None else workflows)
+        self._registry = _Imported() if workflows is None else Registry(workflows)
         self._open_registry = workflows is None
         self._park_after = seconds(park_after)
         self._patience = seconds(patience) or 0.0
@@ -125,7 +126,7 @@ class Simulation(Time, Client):
         self._process = Process(
             self._store, self._registry, self._doubles, self._incarnations, reach=self._reach, crash=self._crash_now,
             park_after=self._park_after, payload_limit=self.payload_limit, encryption=self._encryption,
-            on_outcome=lambda id, outcome: None,
+            on_outcome=lambda id, outcome: None, new_id=self._database.ids.new_id,
         )  # fmt: skip
         self._process.wake()
 
@@ -324,6 +325,21 @@ class Simulation(Time, Client):
         process.die()
         self._store.take_over(process.host.worker)
         self._boot()
+
+
+class _Imported(Registry):
+    """Every workflow imported so far, whenever it is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__(registry)
+
+    def get(self, name: str, version: str | None = None) -> Workflow[Any, Any]:
+        try:
+            return super().get(name, version)
+        except UnknownWorkflow:
+            found = registry.get(name, version)
+            self.add(found)
+            return found
 
 
 def _row(data: bytes) -> Any:
