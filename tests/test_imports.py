@@ -19,7 +19,8 @@ FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
     {"cli", "testing", "ui"},
     {"engine", "client", "handle", "sync", "_client", "_engine"},
-    {"workflow", "child", "context", "batch", "retry", "codec", "encryption", "_arguments", "_failure", "_mismatch"},
+    {"workflow", "child", "context", "batch", "retry", "codec", "encryption", "_arguments", "_failure", "_mismatch"}
+    | {"info", "logs", "patches"},
     {"_runtime", "_store"},
     {"_core"},
     # Beside the building: knows nothing of workflows.

@@ -60,17 +60,7 @@ begin
         if cardinality(ids) is distinct from expired then
             again := now();
         end if;
-        -- One by one, so that no statistics can make the planner read a whole table.
-        delete from @extschema@.events e
-         where e.seq = any (array(
-            select o.seq from unnest(ids) as u (id)
-             cross join lateral (select s.seq from @extschema@.events s where s.instance_id = u.id offset 0) o));
-        delete from @extschema@.instance_keys k
-         where k.id = any (array(
-            select o.id from unnest(ids) as u (id)
-             cross join lateral (select s.id from @extschema@.instance_keys s where s.instance_id = u.id offset 0) o));
-        perform @extschema@.sweep_talk(ids);
-        delete from @extschema@.instances i where i.id = any (ids);
+        perform @extschema@.forget(ids);
     end if;
     removed := coalesce(cardinality(ids), 0);
     gone := coalesce(gone, '{}');

@@ -51,6 +51,34 @@ select @extschema@.retry(%s)
 -- name: resume
 select @extschema@.resume(%s)
 
+-- name: cancel
+select @extschema@.cancel(%s, %s)
+
+-- name: terminate
+select @extschema@.terminate(%s, %s)
+
+-- name: pause
+select @extschema@.pause(%s)
+
+-- name: delete
+select @extschema@.delete(%s)
+
+-- name: fork
+select @extschema@.fork(%s, %s::int, version => %s, input => %s::jsonb, new_id => %s, queue => %s, instance => %s)
+
+-- name: bulk_bounds
+select case when %s::float8 is null then '00000000-0000-0000-0000-000000000000'::uuid
+            else @extschema@.id_at(now() - make_interval(secs => %s::float8)) end,
+       @extschema@.id_at(now() - make_interval(secs => coalesce(%s::float8, 0.0::float8)))
+
+-- name: bulk_step
+select last, looked, done, idle, busy from @extschema@.bulk_step(%s, %s, %s, %s::jsonb, %s::jsonb, %s, %s)
+
+-- name: unheard
+-- Whether the worker that holds an instance has not heard yet that it is to pause it.
+select exists (select from @extschema@.events e
+                where e.instance_id = %s and e.kind = 'pause'::text and e.name is null)
+
 -- name: outcomes
 select id, status, output::text, error::text
   from @extschema@.instances
@@ -63,6 +91,11 @@ select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id =
        i.input::text, i.output::text, i.error::text, i.labels::text
   from @extschema@.instances i
  where i.id = %s
+
+-- name: input_of
+-- Of a fork, whose input it was given: what is encrypted is so for that one.
+select h.payload ->> 'input_of'::text from @extschema@.history h
+ where h.instance_id = %s and h.event_id = 0 and h.kind = 'forked'::text
 
 -- name: history
 select event_id, kind, seq, name, attempt, payload::text, error::text, elapsed_ms, recorded_at

@@ -103,13 +103,35 @@ update @extschema@.instances i
 
 -- name: load_history
 -- Instance by instance, each by the key of its own partition: `= any` looks for every id in all of them. A nested loop
--- keeps the order within each, and needs no sort.
+-- keeps the order within each, and needs no sort. Behind each instance's history: whether it is asked to pause or to
+-- end, which a worker has to know before it begins anything.
 select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint, h.payload::text, h.error::text,
        h.recorded_at
   from unnest(%s::uuid[]) as u (id)
  cross join lateral (
-    select o.* from @extschema@.history o where o.instance_id = u.id order by o.event_id offset 0
+    (select o.instance_id, o.event_id, o.kind, o.seq, o.name, o.attempt, o.fingerprint, o.payload, o.error,
+            o.recorded_at
+       from @extschema@.history o where o.instance_id = u.id order by o.event_id offset 0)
+    union all
+    (select e.instance_id, 0, 'asked'::text, null, null, null, null, null, null, null
+       from @extschema@.events e
+      where e.instance_id = u.id and e.kind in ('pause'::text, 'terminate'::text) limit 1)
  ) h
+
+-- name: hear
+select @extschema@.hear(%s, %s::uuid[])
+
+-- name: heed
+select id, status from @extschema@.heed(%s, %s::uuid[])
+
+-- name: still_owned
+select i.id from @extschema@.instances i where i.id = any (%s::uuid[]) and i.owner = %s
+
+-- name: settle_requests
+select @extschema@.settle_requests(200)
+
+-- name: undo
+select @extschema@.undo(%s, %s, %s::int[])
 
 -- name: owned_events
 -- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads

@@ -31,8 +31,11 @@ grant execute on function @extschema@.spent_partitions, @extschema@.keep_for to 
 grant execute on function
     @extschema@.start, @extschema@.start_many, @extschema@.start_debounced, @extschema@.find_debounced,
     @extschema@.start_batched, @extschema@.signal, @extschema@.resume,
-    @extschema@.retry, @extschema@.signal_with_start, @extschema@.request_update, @extschema@.ask, @extschema@.answers
+    @extschema@.retry, @extschema@.signal_with_start, @extschema@.request_update, @extschema@.ask, @extschema@.answers,
+    @extschema@.cancel, @extschema@.terminate, @extschema@.pause, @extschema@.fork,
+    @extschema@.bulk_step, @extschema@.id_after
     to @client@;
+grant execute on procedure @extschema@.bulk to @client@;
 grant execute on function
     @extschema@.schedule, @extschema@.put_schedule, @extschema@.need_schedule, @extschema@.edit_schedule,
     @extschema@.pause_schedule, @extschema@.resume_schedule, @extschema@.trigger_schedule,

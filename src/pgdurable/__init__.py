@@ -20,6 +20,7 @@ from pgdurable.errors import (
     FencedError,
     InstanceFailed,
     InstanceFinished,
+    InstanceNotFinished,
     InstanceNotFound,
     InstancePaused,
     InvalidId,
@@ -38,6 +39,7 @@ from pgdurable.errors import (
     UnknownWorkflow,
     WorkflowIoError,
 )
+from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
 from pgdurable.workflow import Step, Transaction, Workflow, step, transaction, workflow
 
@@ -58,6 +60,7 @@ __all__ = [
     "InstanceFailed",
     "InstanceFinished",
     "InstanceInfo",
+    "InstanceNotFinished",
     "InstanceNotFound",
     "InstancePaused",
     "InvalidId",
@@ -85,8 +88,10 @@ __all__ = [
     "UnknownWorkflow",
     "Workflow",
     "WorkflowIoError",
+    "deprecate_patch",
     "embedded",
     "now",
+    "patched",
     "random",
     "sleep",
     "start_child",

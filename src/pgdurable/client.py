@@ -14,6 +14,7 @@ from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._client.base import asked_id
 from pgdurable._client.gathering import Gathering
+from pgdurable._client.operations import Operations
 from pgdurable._client.queues import QueuesMixin
 from pgdurable._client.schedules import SchedulesMixin
 from pgdurable._client.signals import Signals
@@ -47,7 +48,7 @@ _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
-class Client(Gathering, QueuesMixin, SchedulesMixin, Signals):
+class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
     """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
 
     Args:
@@ -370,9 +371,11 @@ class Client(Gathering, QueuesMixin, SchedulesMixin, Signals):
         texts = row[16:20]
         if (encryption := self._database.encryption) is not None:
             places = ("input", "output", "error")[: 2 if row[4] == "paused" else 3]  # the reason of a pause is plain
-            texts = [encryption.open(instance_id, place, texts[n]) for n, place in enumerate(places)] + [
-                *texts[len(places) :]
-            ]
+            copied = await self._database.one("input_of", (instance_id,))
+            whose = {"input": uuid.UUID(copied)} if copied else {}
+            texts = [
+                encryption.open(whose.get(place, instance_id), place, texts[n]) for n, place in enumerate(places)
+            ] + [*texts[len(places) :]]
         return info_of(row[:16], *(from_json(text) for text in texts))
 
     async def _wait(self, future: asyncio.Future[T], timeout: float | None) -> T:

@@ -25,6 +25,8 @@ __all__ = ["Encryption", "place_of", "sealed_with"]
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _MOST_CIPHERS = 4096
+# Of these rows of history the payload is the engine's own, and written by SQL functions too.
+_PLAIN = ("attempt", "forked", "retry", "patch")
 _PURPOSE = b"pgdurable payload 1 "
 
 
@@ -138,11 +140,17 @@ class Encryption:
             return _unreadable(box.key, why)
         return opened
 
-    def open_history(self, row: Any) -> tuple[Any, ...]:
-        """A row of history (instance_id, event_id, kind, seq, name, attempt, _, payload, error, ...), opened."""
+    def open_history(self, row: Any, owner: UUID | None = None) -> tuple[Any, ...]:
+        """A row of history (instance_id, event_id, kind, seq, name, attempt, _, payload, error, ...), opened.
+
+        Args:
+            owner: the instance it was recorded by, where it was copied from another.
+        """
         id, _, kind, seq, name, attempt, _, payload, error, *_ = row
+        id = id if owner is None else owner
+        kind = kind.removeprefix("undone ")
         place = place_of(kind, seq, name, attempt)
-        if kind != "attempt" and payload is not None:
+        if kind not in _PLAIN and payload is not None:
             payload = _text(self.open(id, place, payload))
         if error is not None:
             error = _text(self.open(id, place + " error", error))
@@ -169,7 +177,7 @@ class SealedFlusher:
     ) -> None:  # fmt: skip
         seal = self._encryption.seal_if
         place = place_of(kind, seq, name, attempt)
-        if kind != "attempt":
+        if kind not in _PLAIN:
             payload = seal(id, place, payload)
         error = seal(id, place + " error", error)
         self._flusher.add_history(id, event_id, seq, mark, elapsed_ms, attempt, kind, name, payload, error, *rest)

@@ -12,6 +12,7 @@ __all__ = [
     "FencedError",
     "InstanceFailed",
     "InstanceFinished",
+    "InstanceNotFinished",
     "InstanceNotFound",
     "InstancePaused",
     "InvalidId",
@@ -93,6 +94,10 @@ class ScheduleNotFound(PgDurableError):
 
 class InstanceFinished(PgDurableError):
     """The instance has ended, so it takes no more signals."""
+
+
+class InstanceNotFinished(PgDurableError):
+    """The instance has not ended, so it cannot be deleted."""
 
 
 class CodecError(PgDurableError):

@@ -12,6 +12,9 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
+from pgdurable._engine.forks import origin_of
+from pgdurable._engine.ids import check_key
+from pgdurable._engine.inputs import Input
 from pgdurable.codec import decode_stored
 from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PayloadSealed, PgDurableError, Quarantined
 from pgdurable.retry import seconds
@@ -31,7 +34,8 @@ class Entry:
 
     Attributes:
         event_id: its place; counts up, gaps allowed.
-        kind: `started`, `step`, `attempt`, `timer`, `signal`, `void`, or the final status.
+        kind: `started`, `step`, `attempt`, `timer`, `signal`, `void`, or the final status. With `undone ` before it: a
+            row that a retry has undone. `retry`: it was retried here; `forked` (event 0): it is a copy of another.
         seq: number of the command it answers, or None.
         name: of the step or signal.
         attempt: which try, from 1.
@@ -160,17 +164,134 @@ class Handle(Generic[T]):
         """
         await self._client.signal(self.id, name, payload, key=key)
 
-    async def retry(self) -> bool:
-        """Lets an instance that was quarantined, or is paused for another reason, try again with a clean record.
+    async def cancel(self, reason: str | None = None) -> bool:
+        """Asks the instance to end; the request is durable when this returns.
 
-        Returns whether it was paused (True too where that answer was lost).
+        Its code meets `asyncio.CancelledError` where it waits, and may clean up in steps, which are as durable as any.
+        One that has not begun ends at once; one that somebody paused goes on to clean up. Asking again changes nothing.
+        `result()` then raises InstanceFailed with the status cancelled, unless the instance completed first.
+
+        Args:
+            reason: recorded with the request, up to 4 KiB.
+        Returns:
+            Whether it had not ended (True too where that answer was lost).
+        Safe to call again.
         """
-        rows, lost = await self._client._asked("retry", (self.id,))
-        return bool(rows[0][0]) or lost
+        return await self._ask("cancel", reason)
+
+    async def terminate(self, reason: str | None = None) -> bool:
+        """Ends the instance where it stands, without any clean-up; the request is durable when this returns.
+
+        A step that runs is cancelled; a `def` step, which Python cannot interrupt, goes on and its result is dropped.
+        Its status becomes cancelled, with an error of the type `Terminated`, unless it completed first.
+
+        Args:
+            reason: recorded with it, up to 4 KiB.
+        Returns:
+            Whether it had not ended (True too where that answer was lost).
+        Safe to call again.
+        """
+        return await self._ask("terminate", reason)
+
+    async def pause(self, timeout: float | timedelta | None = 10.0) -> bool:
+        """Lets the instance stand still until it is resumed. Once this has returned, no step of it begins.
+
+        Steps that run are finished and checkpointed; then its status is paused. Timers go on running and fire when it
+        is resumed; signals are kept. One that only had to finish its last step may still complete.
+
+        Args:
+            timeout: seconds (or timedelta) to wait until its worker knows. The request is durable before that.
+        Returns:
+            Whether it was neither paused nor ended (True too where that answer was lost).
+        Raises:
+            TimeoutError: its worker has not answered; it hangs, perhaps. Whoever takes the instance over pauses it.
+        """
+        asked = await self._ask("pause")
+        wait = seconds(timeout)
+        give_up = None if wait is None else asyncio.get_running_loop().time() + wait
+        pause = 0.002
+        while asked and await self._client._database.one("unheard", (self.instance_id,)):
+            if give_up is not None and asyncio.get_running_loop().time() >= give_up:
+                raise TimeoutError(
+                    f"instance {self.id}: its worker has not said within {wait:g} s that it pauses; the request stands"
+                )
+            await asyncio.sleep(pause)
+            pause = min(pause * 1.5, 0.25)
+        return asked
 
     async def resume(self) -> bool:
-        """Lets a paused instance go on. Returns whether it was paused (True too where that answer was lost)."""
-        rows, lost = await self._client._asked("resume", (self.id,))
+        """Lets a paused instance go on, or one that is about to pause.
+
+        Returns whether it was paused, or about to be (True too where that answer was lost).
+        """
+        return await self._ask("resume")
+
+    async def retry(self) -> bool:
+        """Lets an instance that failed or timed out go on from the step that failed.
+
+        Checkpoints before that step stay. The step, and what its failure led to, is undone in the instance's history
+        (still to be seen there, as `undone ...`) and done anew, with all its attempts. Where no step made it fail,
+        its code runs on from where it raised, so deploy a mended one first. What was done outside meanwhile is not
+        undone: where the failure led to compensations, fork from a point before instead.
+
+        A paused instance goes on as by `resume`, with a clean record if it was quarantined.
+
+        Returns:
+            Whether it had failed, timed out, or was paused (True too where that answer was lost).
+        """
+        return await self._ask("retry")
+
+    async def fork(
+        self,
+        *args: Any,
+        from_event: int | None = None,
+        version: str | None = None,
+        kwargs: dict[str, Any] | None = None,
+        id: str | None = None,
+        queue: str | None = None,
+    ) -> Handle[T]:
+        """Starts a copy of the instance that goes on from a place in its history; the instance itself is left alone.
+
+        What came before event `from_event` is copied: checkpoints, signals, state, streams and children that had been
+        started. What was under way there is done anew. Random numbers and `now()` are, up to there, the original's.
+
+        Args:
+            *args, kwargs: another input, as for `start`. Code that uses it before `from_event` no longer fits its
+                history, and is paused.
+            from_event: an `event_id` of `history()`. Default: of one that failed or timed out, the step that failed;
+                else the start.
+            version: run the copy by this version of the workflow. Default: the instance's.
+            id: an id of your own for the copy; the same id again gives the same copy and starts nothing.
+            queue: default: the instance's.
+        Raises:
+            InvalidId: the id belongs to an instance of another workflow.
+            InvalidInput: an argument is none.
+        """
+        client = self._client
+        new = uuid.UUID(bytes=client._database.ids.new_id())
+        data: bytes | None = None
+        if args or kwargs:
+            info = await client._describe(self.instance_id)
+            data = Input(info.workflow, client.payload_limit).encode(args, kwargs)
+            if (encryption := client._database.encryption) is not None:
+                data = encryption.seal(new.bytes, "input", data)
+        key = None if id is None else check_key(id)
+        params = (self.id, from_event, version, None if data is None else data.decode(), key, queue, new)
+        made = await client._database.one("fork", params)
+        found = uuid.UUID(made) if id is None else await client._database.one("find_instance", (id,))
+        return Handle(client, found, id, self._type)
+
+    async def delete(self) -> None:
+        """Removes the instance with its history, signals and keys; its id is free again. It is gone when this returns.
+
+        Raises:
+            InstanceNotFinished: it has not ended. Terminate it first.
+            InstanceNotFound: it is gone already.
+        """
+        await self._client._asked("delete", (self.id,))
+
+    async def _ask(self, operation: str, *more: Any) -> bool:
+        rows, lost = await self._client._asked(operation, (self.id, *more))
         return bool(rows[0][0]) or lost
 
     async def history(self) -> AsyncIterator[Entry]:
@@ -178,15 +299,17 @@ class Handle(Generic[T]):
         client = self._client
         info = await client._describe(self.instance_id)
         yield Entry(0, "started", None, info.workflow, None, info.input, None, None, info.started_at or info.created_at)
-        last = 0
+        last = -1  # a fork has an event 0, which says of what
+        origin = None
         while True:
             rows = await client._rows("history", (self.instance_id, last, 1000))
             for row in rows:
                 if (encryption := client._database.encryption) is not None:
                     event_id, kind, seq, name, attempt, payload, error, *_ = row
-                    opened = encryption.open_history(
-                        (self._bytes, event_id, kind, seq, name, attempt, None, payload, error, None)
-                    )
+                    sealed = (self._bytes, event_id, kind, seq, name, attempt, None, payload, error, None)
+                    if event_id == 0:
+                        origin = origin_of([sealed])
+                    opened = encryption.open_history(sealed) if origin is None else origin.open(encryption, sealed)
                     row = (*row[:5], *opened[7:9], *row[7:])
                 event_id, kind, seq, name, attempt, payload, error, elapsed_ms, at = row
                 yield Entry(
@@ -196,7 +319,9 @@ class Handle(Generic[T]):
             if len(rows) < 1000:
                 break
         if info.finished_at is not None:
-            yield Entry(last + 1, info.status, None, None, None, info.output, info.error, None, info.finished_at)
+            yield Entry(
+                max(last, 0) + 1, info.status, None, None, None, info.output, info.error, None, info.finished_at
+            )
 
     def __repr__(self) -> str:
         return f"<Handle {self.id}>"

@@ -17,6 +17,7 @@ from pgdurable import client as _client
 from pgdurable import engine as _engine
 from pgdurable._client import queues as _queues
 from pgdurable._client import schedules as _schedules
+from pgdurable._client.operations import Done
 from pgdurable._client.queues import QueueInfo
 from pgdurable._client.schedules import Schedule
 from pgdurable._engine.metrics import Metrics
@@ -113,11 +114,26 @@ class Handle(Generic[T]):
     def signal(self, name: str, payload: Any = None, *, key: uuid.UUID | None = None) -> None:
         self._thread.call(self._handle.signal(name, payload, key=key))
 
-    def retry(self) -> bool:
-        return self._thread.call(self._handle.retry())
+    def cancel(self, reason: str | None = None) -> bool:
+        return self._thread.call(self._handle.cancel(reason))
+
+    def terminate(self, reason: str | None = None) -> bool:
+        return self._thread.call(self._handle.terminate(reason))
+
+    def pause(self, timeout: float | timedelta | None = 10.0) -> bool:
+        return self._thread.call(self._handle.pause(timeout))
 
     def resume(self) -> bool:
         return self._thread.call(self._handle.resume())
+
+    def retry(self) -> bool:
+        return self._thread.call(self._handle.retry())
+
+    def fork(self, *args: Any, **options: Any) -> Handle[T]:
+        return Handle(self._thread, self._thread.call(self._handle.fork(*args, **options)))
+
+    def delete(self) -> None:
+        self._thread.call(self._handle.delete())
 
     def history(self) -> Iterator[Entry]:
         return self._thread.iterate(self._handle.history())
@@ -270,6 +286,27 @@ class Client:
     @property
     def schedules(self) -> Schedules:
         return Schedules(self._there, self._inner.schedules)
+
+    def cancel(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.cancel(*ids, **options))
+
+    def terminate(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.terminate(*ids, **options))
+
+    def pause(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.pause(*ids, **options))
+
+    def resume(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.resume(*ids, **options))
+
+    def retry(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.retry(*ids, **options))
+
+    def fork(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.fork(*ids, **options))
+
+    def delete(self, *ids: str, **options: Any) -> Done:
+        return self._there.call(self._inner.delete(*ids, **options))
 
     def list(self, **filters: Any) -> Iterator[InstanceInfo]:
         return self._there.iterate(self._inner.list(**filters))

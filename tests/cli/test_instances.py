@@ -163,12 +163,12 @@ def test_resume(run: Run, sql: Sql, schema: str) -> None:
     run("start", "checkout", "--id", "o-1")
     sql("update @.instances set status = 'paused', version = '1', wake_at = null")
     result = run("resume", "o-1")
-    assert (result.exit_code, result.stdout) == (0, "instance o-1 goes on\n")
+    assert (result.exit_code, result.stdout) == (0, "instance o-1: resumed\n")
     assert "no living worker has workflow checkout" in result.stderr
     assert sql("select status from @.instances") == [("pending",)]
     again = run("resume", "o-1")
     assert again.exit_code == 1
-    assert "instance o-1 is not paused: it is pending" in again.stderr
+    assert "instance o-1 is not resumed: it is not paused (pending)" in again.stderr
 
 
 @pytest.mark.parametrize("command", ["show", "resume"])

@@ -45,12 +45,13 @@ READING = set(
     "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state".split()
 )
 DOCTOR = {"keep_for", "spent_partitions"}
+OPERATIONS = {"cancel", "terminate", "pause", "resume", "retry", "fork", "bulk_step", "bulk", "id_after"}
 SCHEDULING = {"schedule", "put_schedule", "need_schedule"} | {
     f"{word}_schedule" for word in ("edit", "pause", "resume", "trigger", "backfill", "drop")
 }
 TALKING = set("start start_many signal resume retry signal_with_start request_update ask answers".split())
 GATHERING = {"start_debounced", "find_debounced", "start_batched"}
-CLIENT = READING | SCHEDULING | TALKING | GATHERING
+CLIENT = READING | OPERATIONS | SCHEDULING | TALKING | GATHERING
 
 
 @pgd.workflow(name="security_greet")
@@ -114,7 +115,7 @@ def test_each_role_has_exactly_its_rights(house: House) -> None:
 
 def test_each_role_has_exactly_its_functions(house: House) -> None:
     functions = {name.removesuffix(".sql") for name, _ in sql_files("functions")}
-    working = functions - {"prune"}
+    working = functions - {"prune", "bulk"}
     for kind, expected in (
         ("reader", READING | DOCTOR), ("client", CLIENT), ("worker", working), ("admin", functions)
     ):  # fmt: skip
@@ -236,9 +237,11 @@ def test_clients_and_readers_write_nothing_themselves(house: House, who: str, te
 
 
 @pytest.mark.parametrize(
-    "call", ["start('w')", "start_many('{}', 'w', '1', 'q', '{}')", "signal('x', 'y')", "resume('x')"]
-)
-def test_readers_neither_start_nor_signal_nor_resume(house: House, call: str) -> None:
+    "call", ["start('w')", "start_many('{}', 'w', '1', 'q', '{}')", "signal('x', 'y')", "resume('x')", "retry('x')",
+             "cancel('x')", "terminate('x')", "pause('x')", "fork('x')", "delete('x')",
+             "bulk_step('cancel', @.new_id(), @.new_id())"]
+)  # fmt: skip
+def test_readers_neither_start_nor_signal_nor_operate(house: House, call: str) -> None:
     with refused():
         house.rows("rex", f"select @.{call}")
 

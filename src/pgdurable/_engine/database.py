@@ -30,6 +30,7 @@ from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.encryption import Encryption
 from pgdurable.errors import (
     InstanceFinished,
+    InstanceNotFinished,
     InstanceNotFound,
     InvalidId,
     InvalidInput,
@@ -42,6 +43,7 @@ __all__ = ["PATIENCE_S", "Database"]
 _WORK = frozenset({
     "start", "start_debounced", "start_batched", "set_queue", "signal", "signal_with_start", "request_update", "resume",
     "retry", "put_schedule", "edit_schedule", "resume_schedule", "trigger_schedule", "backfill_schedule",
+    "cancel", "terminate", "pause", "fork", "bulk_step",
 })  # fmt: skip
 PATIENCE_S = 30.0
 
@@ -201,6 +203,7 @@ class Database:
         """The error of ours that stands for one of psycopg's."""
         kinds: dict[str, Callable[..., PgDurableError]] = {
             "PGD02": InstanceNotFound, "PGD03": InstanceFinished, "PGD04": InvalidId, "PGD05": InvalidInput,
+            "PGD09": InstanceNotFinished,
             "PGD10": ScheduleNotFound,
         }  # fmt: skip
         kind = kinds.get(error.sqlstate or "")

@@ -15,11 +15,11 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from pgdurable._engine.parking import settled
+from pgdurable._engine.requests import works
 from pgdurable._engine.tasks import end_tasks, within
 
 if TYPE_CHECKING:
     from pgdurable._engine.host import Host
-    from pgdurable._engine.hosted import Hosted
     from pgdurable._engine.journal import Journal
     from pgdurable._engine.membership import Membership
 
@@ -80,7 +80,7 @@ async def hand_over(host: Host, hint: Callable[[], Awaitable[None]]) -> int:
         before = max(before, len(host.instances))
         now_us = host.clock.now_us()
         for hosted in list(host.instances.values()):
-            if settled(hosted) and not _works(hosted):
+            if settled(hosted) and not works(hosted):
                 host.release(hosted, "waiting", wake_at_us=now_us)
                 handed += 1
         if len(host.instances) < before:
@@ -91,8 +91,3 @@ async def hand_over(host: Host, hint: Callable[[], Awaitable[None]]) -> int:
         await hint()
     await host.quiet()
     return handed
-
-
-def _works(hosted: Hosted) -> bool:
-    """Whether a step of it is being executed."""
-    return any(run.task is not None or run.queued or run.committing for run in hosted.steps.values())

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import traceback
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
@@ -20,7 +20,9 @@ from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.parking import Parking
 from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
-from pgdurable._engine.replay import replay
+from pgdurable._engine.replay import replay, undone_by_retry
+from pgdurable._engine.requests import Requests
+from pgdurable._engine.retries import is_asked_for
 from pgdurable._engine.timers import Timers
 from pgdurable._failure import encode_error
 from pgdurable._runtime.loop import AsyncMachine
@@ -91,8 +93,10 @@ class Host:
         self.on_parked: Callable[[int | None], None] = lambda wake_at_us: None
         self.new_id: Callable[[], bytes] = _no_ids
         self.room: Callable[[], int] = lambda: 0
+        self.undo: Callable[[bytes, list[int]], Awaitable[None]] = _no_undo
         self.timers = Timers(self.loop, self.clock, self._timer_due)
         self.parking = Parking(park_after)
+        self.requests = Requests(self)
 
     def kick(self) -> None:
         """Sends what was recorded, at the end of this turn of the event loop."""
@@ -204,11 +208,26 @@ class Host:
         hosted = self._host(id, key, definition, input, started_us)
         if hosted is None:
             return
+        if is_asked_for(history):
+            try:
+                undone = await undone_by_retry(hosted, history)
+                if undone:
+                    await self.undo(id, undone)
+                    logger.info("%s is retried: events %s are undone", hosted.label, undone)
+            finally:
+                self.instances.pop(id, None)
+                hosted.close()
+            hosted = self._host(id, key, definition, input, started_us)
+            if hosted is None:
+                return
+            history = [row for row in history if row[1] not in set(undone)]
         await replay(hosted, history)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
     def _timer_due(self, hosted: Hosted, command: Command) -> None:
+        if hosted.pausing:
+            return
         self.parking.busy(hosted)
         hosted.record("timer", TimerRecord(hosted, command.seq), seq=command.seq)
         if probes.armed:
@@ -222,6 +241,8 @@ class Host:
         if hosted is not None and hosted.releasing:
             hosted.missed = True  # it stays in the queue; whoever has the instance next takes it
         if hosted is None or hosted.closed or hosted.releasing or hosted.machine.replaying:
+            return
+        if hosted.pausing and kind != "terminate":
             return
         if hosted.consumed is None:
             hosted.consumed = set()
@@ -315,6 +336,7 @@ class Host:
         self.consuming.clear()
         self.queued.clear()
         self.parking.clear()
+        self.requests.forget()
         self.timers.clear()
         return tasks
 
@@ -325,6 +347,10 @@ def _lasted(started: float) -> float:
 
 def _no_ids() -> bytes:
     raise PgDurableError("this engine gives out no ids")
+
+
+async def _no_undo(id: bytes, events: list[int]) -> None:
+    raise PgDurableError("this engine cannot change history")
 
 
 async def _nothing() -> None:

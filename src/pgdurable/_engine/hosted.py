@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pgdurable._engine import kinds
+from pgdurable._engine import kinds, patching
 from pgdurable._engine.steps import StepRun
 from pgdurable._failure import encode_error
 from pgdurable._runtime.machine import Command, Machine
@@ -64,14 +64,15 @@ class Hosted:
         next_event: the event_id the next recorded transition gets.
         unacked: transitions recorded and not yet known to be committed.
         holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
+        pausing: it is to stand still: what runs is finished, and nothing more begins.
         closed: the instance is leaving memory; whatever comes is not for us any more.
         worker: the incarnation that holds it; the engine may have joined anew while a commit's outcome is asked for.
     """
 
     __slots__ = (
         "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
-        "machine", "missed", "next_event", "order_waiter", "orderers", "pending_deliveries", "releasing", "settled",
-        "steps", "unacked", "worker",
+        "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
+        "releasing", "settled", "steps", "unacked", "worker",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -94,6 +95,7 @@ class Hosted:
         self.closed = False
         self.releasing = False
         self.missed = False
+        self.pausing = False
         self.idle_since = 0.0
 
     @property
@@ -295,9 +297,14 @@ class Hosted:
     def carry_out(self, issued: list[Command]) -> None:
         """Starts the steps and sets the timers of these commands."""
         host = self.host
-        for command in issued:
+        if self.pausing:
+            return  # its code asks again where it is resumed
+        for place, command in enumerate(issued):
             if command.kind == "timer":
                 host.timers.add(self, command)
+            elif command.kind == "patch":
+                patching.hold(self, command, issued[place + 1 :])
+                return
             elif command.kind != "step":
                 kinds.COMMANDS[command.kind].begin(self, command)
             else:

@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgdurable._engine import cancellation, children
+from pgdurable._engine import cancellation, children, requests
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
@@ -58,4 +58,6 @@ ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
 EVENTS: dict[str, Callable[[Hosted, Event], None]] = {
     "cancel": cancellation.take_event,
     "child": children.take_event,
+    "pause": requests.take_pause,
+    "terminate": requests.take_terminate,
 }

@@ -23,6 +23,7 @@ from pgdurable._engine import probes
 from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
+from pgdurable._engine.forks import Origin, origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.listening import Listening
 from pgdurable._engine.looks import Looks
@@ -53,6 +54,7 @@ _DOUBT_S = 10.0
 _LOOK_IN_DOUBT_S = 1.0
 _LOOK_ANYWAY_S = 30.0
 _AGAIN_AFTER_S = 0.05
+_REQUESTS_S = 0.02
 _PLACE = "work is not looked for"
 
 
@@ -106,6 +108,7 @@ class Poller:
         self._hint = Bell()
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
+        self._watching: asyncio.TimerHandle | None = None
         definitions = list(host.registry)
         self._names = [d.name for d in definitions]
         self._versions = [d.version for d in definitions]
@@ -121,6 +124,7 @@ class Poller:
         self._claimed: list[Any] = []
         self.schedules = Schedules(host, schema, new_id=new_id, hint_at=self.hint_at)
         self.polls = 0
+        host.undo = self._undo
 
     def doubt(self) -> None:
         """The connection for transitions was lost: what this worker owns and does not have is looked for."""
@@ -153,6 +157,19 @@ class Poller:
             self._alarm.cancel()
         self._alarm_at = at
         self._alarm = loop.call_later(max(at - loop.time(), 0.0), self._ring)
+
+    def _watch_requests(self) -> None:
+        """Instances are on their way to standing still: looks as soon as one is at rest."""
+        if self._watching is None:
+            self._watching = self._host.loop.call_later(_REQUESTS_S, self._look_at_requests)
+
+    def _look_at_requests(self) -> None:
+        self._watching = None
+        requests = self._host.requests
+        if requests.ripe:
+            self.hint()
+        elif requests:
+            self._watch_requests()
 
     def _ring(self) -> None:
         self._alarm = None
@@ -213,8 +230,11 @@ class Poller:
             self._skipped = False
             if claimed:
                 await self._events(conn, self._claimed)
+            if self._host.requests and await self._host.requests.look(conn, worker, self._sql):
+                self._watch_requests()
             if time.monotonic() - self._tidied > _TIDY_EVERY_S:
                 self._tidied = time.monotonic()
+                await conn.execute(self._sql["settle_requests"])
                 await conn.execute(self._sql["drop_stale_events"])
                 await conn.execute(self._sql["forget_keys"])
                 await conn.execute(self._sql["mark_emptied"])
@@ -306,11 +326,18 @@ class Poller:
     async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
         history: dict[int, list[Any]] = defaultdict(list)
         encryption = self._host.encryption
+        origins: dict[int, Origin | None] = {}
         if rows:
             cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
             for entry in await cursor.fetchall():
+                if entry[2] == "asked":
+                    self._host.requests.claimed.add(entry[0].bytes)
+                    continue
                 if encryption is not None:
-                    entry = encryption.open_history(entry)
+                    if entry[1] == 0:
+                        origins[entry[0].int] = origin_of([entry])
+                    origin = origins.get(entry[0].int)
+                    entry = encryption.open_history(entry) if origin is None else origin.open(encryption, entry)
                 history[entry[0].int].append(entry)  # a UUID itself is hashed by Python code
         return history
 
@@ -368,13 +395,17 @@ class Poller:
             for id, workflow, version, input, key, started_at, *_, queue, strikes, trial in rows:
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
+                if id.bytes in self._host.requests.claimed:
+                    continue
                 if id.bytes in self._host.instances and not await self._has_left(id.bytes):
                     self._skipped = True  # it is looked for as a stray
                     continue
                 definition = definitions[workflow, version]
                 recorded = history.pop(id.int, [])
                 if self._host.encryption is not None:
-                    input = self._host.encryption.open(id, "input", input)
+                    origin = origin_of(recorded)
+                    whose = id if origin is None or origin.input_of is None else origin.input_of
+                    input = self._host.encryption.open(whose, "input", input)
                 if self._listening.limits(queue):
                     self._host.queued.add(id.bytes)
                 if trial is not None:
@@ -394,6 +425,11 @@ class Poller:
                 return True
             await asyncio.sleep(0.001)
         return False
+
+    async def _undo(self, id: bytes, events: list[int]) -> None:
+        """Marks rows of the history of an instance that is retried."""
+        async with borrow(self._pool) as conn:
+            await conn.execute(self._sql["undo"], (self._host.worker, UUID(bytes=id), events))
 
     async def _events(self, conn: psycopg.AsyncConnection[Any], of: list[Any] | None = None) -> None:
         if of is not None:  # they may have waited for long

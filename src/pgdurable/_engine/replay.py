@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pgdurable._engine import kinds
 from pgdurable._engine.clock import micros
+from pgdurable._engine.forks import origin_of
+from pgdurable._engine.retries import Failures, to_undo
 from pgdurable._engine.steps import StepRun, replayed_answer
 from pgdurable._failure import encode_error
 from pgdurable.codec import decode_stored
@@ -15,7 +17,7 @@ from pgdurable.errors import NonDeterminismError, PgDurableError
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
 
-__all__ = ["Replayed", "Row", "replay"]
+__all__ = ["Replayed", "Row", "replay", "undone_by_retry"]
 
 logger = logging.getLogger("pgdurable.engine")
 
@@ -64,6 +66,7 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
         return
     machine = hosted.machine
     machine.replaying = False
+    machine.history = ()
     _, given_up = machine.drain()
     if machine.outcome is None:
         _go_on(hosted, replayed)
@@ -73,17 +76,43 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
     hosted.after_burst()
 
 
-async def _run_again(hosted: Hosted, history: list[Row]) -> Replayed | None:
-    """Delivers the recorded events. None: the instance has left memory meanwhile."""
+async def undone_by_retry(hosted: Hosted, history: list[Any]) -> list[int]:
+    """The events that an instance's retry undoes. To be replayed without them by another machine."""
+    hosted.machine.replaying = True
+    failures = Failures()
+    trouble: PgDurableError | None = None
+    try:
+        await _run_again(hosted, history, failures)
+    except PgDurableError as error:
+        trouble = error
+    except Exception:
+        return []  # whatever it is, the replay that follows tells of it
+    return to_undo(hosted, history, failures, trouble)
+
+
+async def _run_again(hosted: Hosted, history: list[Row], failures: Failures | None = None) -> Replayed | None:
+    """Delivers the recorded events. None: the instance has left memory meanwhile.
+
+    Args:
+        failures: watches.
+    """
     machine = hosted.machine
     label = hosted.label
     attempts: Attempts = {}
     replayed = Replayed(attempts, {})
+    machine.history = history
+    origin = origin_of(history)
+    if origin is not None:
+        origin.begin(hosted)
     machine.start()
     await hosted.settle()
     for row in history:
         _, event_id, kind, seq, name, attempt, mark, payload, error, recorded_at = row
         hosted.next_event = event_id + 1
+        if origin is not None:
+            origin.reach(hosted, event_id)
+        if failures is not None:
+            failures.before(hosted, row)
         at_us = micros(recorded_at)
         if kind == "step":
             machine.expect(event_id, seq, "step", name, mark)
@@ -106,6 +135,10 @@ async def _run_again(hosted: Hosted, history: list[Row]) -> Replayed | None:
             await hosted.settle()
         if hosted.closed:
             return None
+        if failures is not None:
+            failures.after(row)
+    if origin is not None:
+        origin.reach(hosted, hosted.next_event)
     return replayed
 
 

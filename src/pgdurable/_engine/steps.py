@@ -67,7 +67,7 @@ class StepRun:
     def _begin(self) -> None:
         self.later = None
         host = self.hosted.host
-        if host.draining or self.hosted.closed:
+        if host.draining or self.hosted.closed or self.hosted.pausing:
             return
         step = self.command.step
         if probes.armed:

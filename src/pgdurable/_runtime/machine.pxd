@@ -6,14 +6,14 @@ cdef class Command:
     cdef public bint cancelled
 
 cdef class Machine:
-    cdef readonly object label, workflow, seed
-    cdef public object now_us
+    cdef readonly object label, workflow
+    cdef public object seed, now_us
     cdef public Py_ssize_t next_seq
     cdef public dict pending
     cdef public list issued, cancelled
     cdef public bint replaying, dropped, busy, cancel_requested
     cdef public int _dropped_raises
-    cdef public object outcome, cancel_reason
+    cdef public object outcome, cancel_reason, patches, history
     cdef public dict _given_up, _signals, _waiters
     cdef public object _random
     cdef dict __dict__

@@ -115,6 +115,8 @@ class Machine:
         self.replaying = False
         self.cancel_reason: str | None = None
         self.cancel_requested = False
+        self.patches: dict[str, bool] | None = None
+        self.history: Any = ()  # what is being replayed
         self.dropped = False
         self._dropped_raises = 0
         self.busy = False
@@ -194,6 +196,25 @@ class Machine:
         if self._random is None:
             self._random = random.Random(int.from_bytes(self.seed, "big"))
         return self._random
+
+    def patched(self, id: str) -> bool:
+        """Whether the code behind a patch is run: where this is the first time, live, or was when it was recorded."""
+        if self.patches is None:
+            self.patches = {}
+        found = self.patches.get(id)
+        if found is None:
+            if self.replaying:
+                found = any(row[2] == "patch" and row[4] == id for row in self.history)
+            else:
+                found = not self.dropped
+                self.issued.append(Command(-1, "patch", id, None, None))
+            self.patches[id] = found
+        return found
+
+    def reseed(self, seed: bytes) -> None:
+        """Draws other random numbers from here on."""
+        self.seed = seed
+        self._random = None
 
     def uuid4(self) -> uuid.UUID:
         return uuid.UUID(int=self.random.getrandbits(128), version=4)

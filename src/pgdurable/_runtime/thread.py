@@ -42,6 +42,11 @@ class Slot:
         self._error = error
         self._done = True
 
+    @property
+    def error(self) -> BaseException | None:
+        """The exception it was answered with."""
+        return self._error
+
     def result(self) -> Any:
         if self._error is not None:
             raise self._error

@@ -12,7 +12,19 @@ import typer
 from typer.core import TyperGroup
 
 from pgdurable._store.migrations import latest_version
-from pgdurable.cli import bench, doctor, histories, instances, prune, queues, schedules, show, tables, worker
+from pgdurable.cli import (
+    bench,
+    doctor,
+    histories,
+    instances,
+    operations,
+    prune,
+    queues,
+    schedules,
+    show,
+    tables,
+    worker,
+)
 from pgdurable.cli.options import Dsn, Schema, remember
 from pgdurable.cli.text import print_error
 from pgdurable.errors import PgDurableError
@@ -77,8 +89,13 @@ for command in (
     instances.list_,
     show.show,
     instances.signal,
-    instances.resume,
-    instances.retry,
+    operations.cancel,
+    operations.terminate,
+    operations.pause,
+    operations.resume,
+    operations.retry,
+    operations.fork,
+    operations.delete,
     histories.export,
     histories.replay,
     schedules.schedules,

@@ -1,4 +1,4 @@
-"""`start`, `list`, `signal`, `resume` and `retry`: what a client does, from a shell."""
+"""`start`, `list` and `signal`: what a client does, from a shell. Operations on instances are in operations.py."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from pgdurable.cli.text import clean, one_line_json, print_block, screen, short_
 from pgdurable.client import InstanceInfo
 from pgdurable.errors import InvalidInput, PgDurableError
 
-__all__ = ["list_", "resume", "retry", "signal", "start"]
+__all__ = ["Status", "list_", "signal", "start", "warn_if_nobody"]
 
 
 class Status(str, Enum):
@@ -78,7 +78,7 @@ def start(
             delay=delay or None,
         )  # fmt: skip
         typer.echo(handle.id, err=wait)
-        _warn_if_nobody(where, workflow, None)
+        warn_if_nobody(where, workflow, None)
         if not wait:
             return
         try:
@@ -107,7 +107,7 @@ def _argument(place: int, text: str) -> Any:
         return text
 
 
-def _warn_if_nobody(where: Target, workflow: str, version: str | None) -> None:
+def warn_if_nobody(where: Target, workflow: str, version: str | None) -> None:
     with where.session() as session:
         if not capable_workers(session, workflow, version):
             screen(stderr=True).print(
@@ -190,36 +190,3 @@ def signal(
     with where.client() as client:
         client.signal(id, name, value)
     screen().print(f"sent signal {clean(name)} to instance {clean(id)}")
-
-
-def resume(
-    ctx: typer.Context,
-    id: Annotated[str, typer.Argument(help="The instance's id.", show_default=False)],
-    dsn: Dsn = None,
-    schema: Schema = None,
-) -> None:
-    """Let a paused instance go on."""
-    _go_on(target(ctx, dsn, schema), id, "resume")
-
-
-def retry(
-    ctx: typer.Context,
-    id: Annotated[str, typer.Argument(help="The instance's id.", show_default=False)],
-    dsn: Dsn = None,
-    schema: Schema = None,
-) -> None:
-    """Let a quarantined instance try again."""
-    _go_on(target(ctx, dsn, schema), id, "retry")
-
-
-def _go_on(where: Target, id: str, operation: str) -> None:
-    with where.client() as client:
-        handle = client.get(id)
-        if not (handle.retry() if operation == "retry" else handle.resume()):
-            status = handle.status()
-            raise PgDurableError(
-                f"instance {id} is not paused: it is {status}", hint=f"See: {where.command('show', id)}"
-            )
-        info = handle.describe()
-    screen().print(f"instance {clean(id)} goes on")
-    _warn_if_nobody(where, info.workflow, info.version)

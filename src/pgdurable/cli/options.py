@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import timedelta
 from typing import Annotated, Any, NoReturn
 
 import psycopg
@@ -21,9 +23,10 @@ from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries, quote_schema
 from pgdurable.errors import InvalidInput, PgDurableError, SchemaError
 
-__all__ = ["Dsn", "Schema", "Target", "json_argument", "remember", "target"]
+__all__ = ["Dsn", "Schema", "Target", "duration", "json_argument", "remember", "target"]
 
 DEFAULT_SCHEMA = "durable"
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
 def _schema_name(value: str | None) -> str | None:
@@ -122,6 +125,14 @@ def target(ctx: typer.Context, dsn: str | None, schema: str | None, *, applicati
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="PGDURABLE_SCHEMA") from None
     return Target(resolve_dsn(dsn, application=application), chosen, dsn, schema)
+
+
+def duration(text: str) -> timedelta:
+    """The time that `30d`, `12h`, `45m` and the like spell."""
+    match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text.strip().lower())
+    if match is None:
+        raise typer.BadParameter(f"{text!r} is no duration; write 30d, 12h, 2w, 45m or 10s")
+    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def json_argument(text: str, what: str) -> Any:

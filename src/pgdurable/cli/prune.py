@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import re
 import sys
 import uuid
 from datetime import timedelta
@@ -17,20 +16,11 @@ from pgdurable._engine.connections import close_pool, connect_failed, is_passing
 from pgdurable._engine.sweeper import Sweeper, Swept
 from pgdurable._secret import server_said
 from pgdurable._store import migrations
-from pgdurable.cli.options import Dsn, Schema, Target, target
+from pgdurable.cli.options import Dsn, Schema, Target, duration, target
 from pgdurable.cli.text import count, screen
 from pgdurable.errors import PgDurableError, SchemaError
 
 __all__ = ["prune"]
-
-_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
-
-
-def _duration(text: str) -> timedelta:
-    match = re.fullmatch(r"(\d{1,6})\s*([smhdw])", text.strip().lower())
-    if match is None:
-        raise typer.BadParameter(f"{text!r} is no duration; write 30d, 12h, 2w, 45m or 10s")
-    return timedelta(**{_UNITS[match[2]]: int(match[1])})
 
 
 def prune(
@@ -39,7 +29,7 @@ def prune(
         timedelta | None,
         typer.Option(
             "--older-than",
-            parser=_duration,
+            parser=duration,
             metavar="DURATION",
             help="Remove what ended longer ago than this (30d, 12h, ...), whatever the retentions say; "
             "workflows that are kept for ever are kept. Default: what the retentions say.",

@@ -151,6 +151,11 @@ def history(store: Store, id: uuid.UUID, after: int, limit: int) -> list[tuple[A
 
 
 @query
+def input_of(store: Store, id: uuid.UUID) -> list[tuple[Any, ...]]:
+    return []  # nothing is forked here
+
+
+@query
 def waiting_events(store: Store, id: uuid.UUID) -> list[tuple[Any, ...]]:
     return [tuple(event) for event in store.events.get(id.bytes, ())[:100]]
 
