@@ -20,10 +20,11 @@ TARGET = ROOT / "docs" / "reference.md"
 # In the order a reader meets them. A name of `__all__` that is missing here stops the script.
 CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Writing workflows": [
-        ("workflow", "workflow"), ("workflow", "step"), ("workflow", "transaction"), ("retry", "Retry"),
+        ("workflow", "workflow"), ("steps", "step"), ("steps", "transaction"), ("retry", "Retry"),
         ("errors", "RetryAfter"), ("errors", "NonRetryable"), ("batch", "Batch"), ("workflow", "Workflow"),
-        ("workflow", "Step"), ("workflow", "Transaction"),
+        ("steps", "Step"), ("steps", "Transaction"),
     ],
+    "Called by steps": [("heartbeats", "heartbeat"), ("heartbeats", "heartbeat_details"), ("heartbeats", "progress")],
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
         ("context", "wait_signal"), ("child", "start_child"), ("child", "ChildHandle"),
@@ -40,7 +41,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadSealed PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
-            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout ScheduleNotFound"
+            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout HeartbeatTimeout "
+            "StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
         ).split()
     ],
 }  # fmt: skip

@@ -19,8 +19,8 @@ FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
     {"cli", "testing", "ui"},
     {"engine", "client", "handle", "sync", "_client", "_engine"},
-    {"workflow", "child", "context", "batch", "retry", "codec", "encryption", "_arguments", "_failure", "_mismatch"}
-    | {"info", "logs", "patches"},
+    {"workflow", "batch", "child", "steps", "heartbeats", "context", "retry", "codec"}
+    | {"encryption", "_arguments", "_failure", "_mismatch", "info", "logs", "patches"},
     {"_runtime", "_store"},
     {"_core"},
     # Beside the building: knows nothing of workflows.

@@ -104,7 +104,8 @@ update @extschema@.instances i
 -- name: load_history
 -- Instance by instance, each by the key of its own partition: `= any` looks for every id in all of them. A nested loop
 -- keeps the order within each, and needs no sort. Behind each instance's history: whether it is asked to pause or to
--- end, which a worker has to know before it begins anything.
+-- end, which a worker has to know before it begins anything; and what its attempts under way
+-- have last said.
 select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint, h.payload::text, h.error::text,
        h.recorded_at
   from unnest(%s::uuid[]) as u (id)
@@ -116,6 +117,9 @@ select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprin
     (select e.instance_id, 0, 'asked'::text, null, null, null, null, null, null, null
        from @extschema@.events e
       where e.instance_id = u.id and e.kind in ('pause'::text, 'terminate'::text) limit 1)
+    union all
+    (select a.instance_id, 0, 'heartbeat'::text, a.seq, a.name, a.attempt, null, a.details, null, null
+       from @extschema@.attempts a where a.instance_id = u.id and a.details is not null)
  ) h
 
 -- name: hear
@@ -132,6 +136,16 @@ select @extschema@.settle_requests(200)
 
 -- name: undo
 select @extschema@.undo(%s, %s, %s::int[])
+
+-- name: take_turns
+select given, wait from @extschema@.take_turns(%s, %s, %s, %s)
+
+-- name: note_attempts
+select @extschema@.note_attempts(%s, %s::uuid[], %s::int[], %s::int[], %s::text[], %s::float8[], %s::float8[],
+                                 %s::float8[], %s::float8[], %s::text[], %s::uuid[], %s::int[])
+
+-- name: forget_attempts
+select @extschema@.forget_attempts()
 
 -- name: owned_events
 -- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads

@@ -14,10 +14,11 @@ grant select on
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
-    @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows
+    @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows, @extschema@.running_steps
     to @reader@, @worker@, @admin@;
 -- Partitions are tenants, whose names are no other client's business.
 grant select on @extschema@.queue_partitions, @extschema@.queue_starts to @reader@, @worker@, @admin@;
+grant select on @extschema@.attempts, @extschema@.step_turns to @reader@, @client@, @worker@, @admin@;
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
@@ -51,6 +52,7 @@ grant update on @extschema@.instances, @extschema@.workers, @extschema@.schedule
 grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant insert, update on @extschema@.states, @extschema@.updates, @extschema@.stream_items to @worker@;
 grant insert, delete on @extschema@.queue_starts to @worker@;
+grant select, insert, update, delete on @extschema@.attempts, @extschema@.step_turns to @worker@;
 grant update (policies) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;

@@ -31,3 +31,7 @@ alter table @extschema@.schedules disable row level security;
 drop policy if exists pgdurable_all on @extschema@.schedules;
 drop policy if exists pgdurable_read on @extschema@.schedules;
 drop policy if exists pgdurable_own on @extschema@.schedules;
+alter table @extschema@.attempts disable row level security;
+drop policy if exists pgdurable_all on @extschema@.attempts;
+drop policy if exists pgdurable_read on @extschema@.attempts;
+drop policy if exists pgdurable_own on @extschema@.attempts;

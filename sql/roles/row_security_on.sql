@@ -48,3 +48,9 @@ alter table @extschema@.schedules enable row level security;
 create policy pgdurable_all on @extschema@.schedules to @worker@, @admin@ using (true) with check (true);
 create policy pgdurable_read on @extschema@.schedules for select to @reader@ using (true);
 create policy pgdurable_own on @extschema@.schedules for select to @client@ using (submitted_by = current_user::text);
+
+alter table @extschema@.attempts enable row level security;
+create policy pgdurable_all on @extschema@.attempts to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.attempts for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.attempts for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = attempts.instance_id));

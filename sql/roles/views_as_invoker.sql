@@ -2,6 +2,7 @@
 -- Before, it asks as its owner, and clients do not get it.
 alter view if exists @extschema@.steps set (security_invoker = true);
 alter view if exists @extschema@.running set (security_invoker = true);
+alter view if exists @extschema@.running_steps set (security_invoker = true);
 alter view if exists @extschema@.failures set (security_invoker = true);
 alter view if exists @extschema@.timed_out set (security_invoker = true);
 alter view if exists @extschema@.queue_stats set (security_invoker = true);

@@ -1,5 +1,5 @@
 -- Only where the views ask with the rights of whoever asks them.
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
-    @extschema@.history_partitions
+    @extschema@.history_partitions, @extschema@.running_steps
     to @client@;

@@ -15,9 +15,11 @@ from pgdurable.embedded import EmbeddedServer, embedded
 from pgdurable.encryption import Encryption
 from pgdurable.engine import Engine
 from pgdurable.errors import (
+    AttemptOver,
     CodecError,
     ConnectionFailed,
     FencedError,
+    HeartbeatTimeout,
     InstanceFailed,
     InstanceFinished,
     InstanceNotFinished,
@@ -35,17 +37,22 @@ from pgdurable.errors import (
     ScheduleNotFound,
     SchemaError,
     StepFailed,
+    StepInterrupted,
+    StepProcessDied,
     StepTimeout,
     UnknownWorkflow,
     WorkflowIoError,
 )
+from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
-from pgdurable.workflow import Step, Transaction, Workflow, step, transaction, workflow
+from pgdurable.steps import Step, Transaction, step, transaction
+from pgdurable.workflow import Workflow, workflow
 
 __version__ = "0.1.0.dev0"
 
 __all__ = [
+    "AttemptOver",
     "Batch",
     "ChildHandle",
     "Client",
@@ -57,6 +64,7 @@ __all__ = [
     "Entry",
     "FencedError",
     "Handle",
+    "HeartbeatTimeout",
     "InstanceFailed",
     "InstanceFinished",
     "InstanceInfo",
@@ -83,6 +91,8 @@ __all__ = [
     "Starts",
     "Step",
     "StepFailed",
+    "StepInterrupted",
+    "StepProcessDied",
     "StepTimeout",
     "Transaction",
     "UnknownWorkflow",
@@ -90,8 +100,11 @@ __all__ = [
     "WorkflowIoError",
     "deprecate_patch",
     "embedded",
+    "heartbeat",
+    "heartbeat_details",
     "now",
     "patched",
+    "progress",
     "random",
     "sleep",
     "start_child",

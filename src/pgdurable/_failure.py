@@ -17,7 +17,7 @@ from pgdurable.codec import (
     decode_stored,
     encode,
 )
-from pgdurable.errors import NonRetryable, StepFailed, StepTimeout
+from pgdurable.errors import HeartbeatTimeout, NonRetryable, StepFailed, StepInterrupted, StepTimeout
 
 __all__ = ["decode_error", "encode_error"]
 
@@ -25,6 +25,10 @@ _MESSAGE_CHARS = 4_096
 _TRACEBACK_CHARS = 12_288
 _STATE_BYTES = 16_384
 
+# Of ours, which are rebuilt with what the checkpoint knows of the step.
+_OWN: dict[str, type[StepFailed]] = {
+    f"{cls.__module__}.{cls.__qualname__}": cls for cls in (StepTimeout, HeartbeatTimeout, StepInterrupted)
+}
 _TAG = "$type"
 _TAGGED: dict[type, str] = {
     tuple: "tuple", bytes: "bytes", Decimal: "Decimal", UUID: "UUID", dt.datetime: "datetime",
@@ -166,12 +170,10 @@ def decode_error(data: bytes | str, *, step: str, attempt: int) -> BaseException
         stored = {"type": "unknown", "message": str(stored)}
     name, message = str(stored.get("type", "unknown")), str(stored.get("message", ""))
     short = name.removeprefix("builtins.")
-    timed_out = name == f"{StepTimeout.__module__}.{StepTimeout.__qualname__}"
-    text = message if timed_out else f"step {step!r} failed on attempt {attempt}: {short}: {message}"
-    cause = (StepTimeout if timed_out else StepFailed)(
-        text, step=step, attempt=attempt, type=short, traceback=stored.get("traceback")
-    )
-    if timed_out:
+    own = _OWN.get(name)
+    text = f"step {step!r} failed on attempt {attempt}: {short}: {message}" if own is None else message
+    cause = (own or StepFailed)(text, step=step, attempt=attempt, type=short, traceback=stored.get("traceback"))
+    if own is not None:
         return cause
     exc = _rebuilt(stored)
     if exc is None:

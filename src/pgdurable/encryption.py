@@ -20,7 +20,7 @@ import msgspec
 from pgdurable.codec import SEALED
 from pgdurable.errors import PgDurableError
 
-__all__ = ["Encryption", "place_of", "sealed_with"]
+__all__ = ["Encryption", "is_sealed", "place_of", "sealed_with"]
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -113,7 +113,7 @@ class Encryption:
 
     def seal_if(self, instance: bytes, place: str, data: bytes | None) -> bytes | None:
         """As `seal`; None, and what is sealed already, as it is."""
-        return data if data is None or _is_sealed(data) else self.seal(instance, place, data)
+        return data if data is None or is_sealed(data) else self.seal(instance, place, data)
 
     def open(self, instance: bytes | UUID, place: str, data: bytes | str | None) -> bytes | str | None:
         """The JSON that was sealed; what is not, as it is. Where that cannot be: JSON that the codec says so of.
@@ -122,7 +122,7 @@ class Encryption:
         """
         if data is None:
             return None
-        if not _is_sealed(data):
+        if not is_sealed(data):
             return _unreadable("", f"it is not encrypted, and {self!r} refuses that") if self._refuses_plain else data
         try:
             box = _read(data).box  # type: ignore[attr-defined]
@@ -205,7 +205,8 @@ def sealed_with(value: Any) -> tuple[str, int] | None:
     return str(box.get("key")), max(len(box["data"]) * 3 // 4 - _NONCE_BYTES - 16, 0)
 
 
-def _is_sealed(data: bytes | str) -> bool:
+def is_sealed(data: bytes | str) -> bool:
+    """Whether this JSON is the encrypted form of another."""
     return data.startswith(f'{{"{SEALED}"') if isinstance(data, str) else data.startswith(b'{"%s"' % SEALED.encode())
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import Awaitable, Iterable
 from datetime import timedelta
@@ -53,6 +54,7 @@ class Engine(Client):
         max_backlog: transitions (or 32 MiB of them) the server may be behind with; while there are more, `start`,
             `start_many`, `signal` and the claiming of work wait, first come, first served. Default 20,000.
         max_threads: threads for `def` steps. Default 64.
+        max_processes: processes for steps with `executor="process"`, made when they are needed. Default: one per CPU.
         max_connections: connections for transaction steps, so how many run at once. Default 10. Beside them the
             engine keeps one for its transitions, up to 3 for its lease and for finding work, up to 4 for reads.
         payload_limit: largest encoded input, result or signal in bytes. Default 1 MiB.
@@ -91,6 +93,7 @@ class Engine(Client):
         max_instances: int = 20_000,
         max_backlog: int = MAX_BACKLOG,
         max_threads: int = 64,
+        max_processes: int | None = None,
         max_connections: int = 10,
         payload_limit: int = PAYLOAD_LIMIT,
         park_after: float | timedelta = 5.0,
@@ -122,6 +125,7 @@ class Engine(Client):
             max_instances=max_instances,
             max_backlog=max_backlog,
             max_threads=max_threads,
+            max_processes=max_processes or os.cpu_count() or 1,
             max_transactions=max_connections,
             payload_limit=payload_limit,
             park_after=seconds(park_after) or 0.0,

@@ -7,9 +7,11 @@ what to do. `detail` and `hint` hold the last two apart from the message, for pr
 from __future__ import annotations
 
 __all__ = [
+    "AttemptOver",
     "CodecError",
     "ConnectionFailed",
     "FencedError",
+    "HeartbeatTimeout",
     "InstanceFailed",
     "InstanceFinished",
     "InstanceNotFinished",
@@ -27,6 +29,8 @@ __all__ = [
     "ScheduleNotFound",
     "SchemaError",
     "StepFailed",
+    "StepInterrupted",
+    "StepProcessDied",
     "StepTimeout",
     "UnknownWorkflow",
     "WorkflowIoError",
@@ -223,7 +227,39 @@ class StepFailed(PgDurableError):
 
 
 class StepTimeout(StepFailed, TimeoutError):
-    """A step's last attempt ran over its timeout."""
+    """A step's last attempt ran over its timeout, or all attempts together ran over `total_timeout`."""
+
+
+class HeartbeatTimeout(StepTimeout):
+    """A step's last attempt gave no sign of life for longer than `heartbeat_timeout`."""
+
+
+class StepInterrupted(StepFailed):
+    """An `at_most_once` step was under way when its worker died or stopped: whether it took effect is not known.
+
+    It is not repeated. Find out at the other side what became of it, then decide in the workflow.
+    """
+
+
+class StepProcessDied(PgDurableError):
+    """The process that ran a step (`executor="process"`) ended in the middle of it. The attempt failed.
+
+    Attributes:
+        exitcode: its exit code; negative: the signal that ended it; None: not known.
+    """
+
+    def __init__(
+        self, message: str, *, exitcode: int | None = None, detail: str | None = None, hint: str | None = None
+    ) -> None:
+        super().__init__(message, detail=detail, hint=hint)
+        self.exitcode = exitcode
+
+
+class AttemptOver(PgDurableError):
+    """Raised by `heartbeat` and `progress` in an attempt that has timed out or was cancelled: nobody waits for it.
+
+    A thread cannot be interrupted, so this is how the function of a `def` step learns that it may stop.
+    """
 
 
 class RetryAfter(Exception):

@@ -1,4 +1,4 @@
-"""What a user decorates: `@workflow`, `@step`, `@transaction`; and the registry of workflows.
+"""`@workflow`, and the registry of workflows. Steps are in steps.py.
 
 A decorated function stays an ordinary function: called outside a workflow it runs as written.
 """
@@ -6,116 +6,23 @@ A decorated function stays an ordinary function: called outside a workflow it ru
 from __future__ import annotations
 
 import inspect
-from asyncio import CancelledError
-from collections.abc import Callable, Coroutine, Iterable
+from collections.abc import Callable, Iterable
 from datetime import timedelta
 from types import EllipsisType
-from typing import Any, Concatenate, Generic, ParamSpec, Protocol, TypeVar, cast, overload
+from typing import Any, Generic, ParamSpec, TypeVar, cast, overload
 
-from pgdurable._arguments import Signature, fingerprint, isolate
+from pgdurable._arguments import Signature
 from pgdurable._runtime.current import current_machine
-from pgdurable._runtime.machine import Machine
-from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.batch import Batch, check_batch
 from pgdurable.child import call_child
 from pgdurable.errors import UnknownWorkflow
-from pgdurable.retry import Retry, seconds
+from pgdurable.retry import seconds
+from pgdurable.steps import Step, Transaction, step, transaction
 
 __all__ = ["Registry", "Step", "Transaction", "Workflow", "registry", "step", "transaction", "workflow"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-T = TypeVar("T")
-
-_DEFAULT_RETRY = Retry()
-
-
-class Step(Generic[P, R]):
-    """A function whose result is checkpointed when workflow code calls it.
-
-    Attributes:
-        name: what history calls it.
-        kind: `async` (runs on the service's event loop), `thread`, or `transaction`.
-        retry: its retry policy.
-        timeout: seconds one attempt may take, or None.
-    """
-
-    kind = "async"
-
-    def __init__(
-        self,
-        fn: Callable[P, R],
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        timeout: float | timedelta | None = None,
-    ) -> None:
-        self.fn = fn
-        self.name = name or fn.__name__
-        if not self.name or "\0" in self.name:
-            raise ValueError(f"a step's name is not empty and has no NUL, found {self.name!r}")
-        self.retry = retry if retry is not None else _DEFAULT_RETRY
-        self.timeout = seconds(timeout)
-        if self.timeout is not None and self.timeout <= 0:
-            raise ValueError(f"step {self.name}: timeout is positive, found {timeout!r}")
-        self.is_async = inspect.iscoroutinefunction(fn)
-        self.signature = Signature(fn, skip_first=self.kind == "transaction")
-        if self.kind == "async" and not self.is_async:
-            self.kind = "thread"
-        self.__name__ = fn.__name__
-        self.__qualname__ = fn.__qualname__
-        self.__module__ = fn.__module__
-        self.__doc__ = fn.__doc__
-        self.__wrapped__ = fn
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        machine = current_machine()
-        if machine is None:
-            return self.fn(*args, **kwargs)
-        return cast(R, self._call(machine, args, kwargs))
-
-    def options(
-        self,
-        *,
-        name: str | None = None,
-        retry: Retry | None = None,
-        timeout: float | timedelta | None = None,
-    ) -> Step[P, R]:
-        """The same step with other policies for some calls: ``reserve.options(timeout=3)(sku, 1)``."""
-        return type(self)(
-            self.fn,
-            name=name or self.name,
-            retry=retry or self.retry,
-            timeout=self.timeout if timeout is None else timeout,
-        )
-
-    def _call(self, machine: Machine, args: Any, kwargs: Any) -> Any:
-        if isinstance(machine, ThreadMachine):
-            return machine.answer_of(self._issue(machine, args, kwargs))
-        return self._await(machine, args, kwargs)
-
-    def _issue(self, machine: Machine, args: Any, kwargs: Any) -> Any:
-        mark = fingerprint(args, kwargs)
-        args, kwargs = isolate(args, kwargs)
-        return machine.issue_step(self, self.name, args, kwargs, mark)
-
-    async def _await(self, machine: Machine, args: Any, kwargs: Any) -> Any:
-        command = self._issue(machine, args, kwargs)
-        try:
-            return await command.future
-        except CancelledError:
-            if command.future.cancelled():
-                machine.cancel(command)
-            raise
-
-    def __repr__(self) -> str:
-        return f"<step {self.name} ({self.kind})>"
-
-
-class Transaction(Step[P, R]):
-    """A step that commits together with its checkpoint. See `transaction`."""
-
-    kind = "transaction"
 
 
 class Workflow(Generic[P, R]):
@@ -225,72 +132,6 @@ def _file_of(fn: Any) -> str | None:
 
 registry = Registry()
 """Every workflow this process has imported."""
-
-
-class _StepMaker(Protocol):
-    @overload
-    def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
-    @overload
-    def __call__(self, fn: Callable[P, T], /) -> Step[P, Any]: ...
-
-
-class _TransactionMaker(Protocol):
-    @overload
-    def __call__(
-        self, fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
-    ) -> Transaction[P, Coroutine[Any, Any, T]]: ...
-    @overload
-    def __call__(self, fn: Callable[Concatenate[Any, P], T], /) -> Transaction[P, Any]: ...
-
-
-@overload
-def step(fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
-@overload
-def step(fn: Callable[P, T], /) -> Step[P, Any]: ...
-@overload
-def step(
-    *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
-) -> _StepMaker: ...
-def step(fn: Any = None, /, **options: Any) -> Any:
-    """Makes a function a step: a unit of work whose result is checkpointed before the workflow sees it.
-
-    After a crash a step whose checkpoint was acknowledged never runs again; one that was under way runs again, so
-    a step runs at least once. `async def` steps run on the service's event loop, `def` steps in a thread.
-
-    Args:
-        name: what history calls it. Default: the function's name.
-        retry: retry policy. Default `Retry()`: five attempts.
-        timeout: seconds (or timedelta) one attempt may take; then it counts as failed with `StepTimeout`.
-
-    In workflow code the call gives an awaitable (in a `def` workflow it blocks); elsewhere it is the plain function.
-    """
-    if fn is None:
-        return lambda fn: Step(fn, **options)
-    return Step(fn, **options)
-
-
-@overload
-def transaction(
-    fn: Callable[Concatenate[Any, P], Coroutine[Any, Any, T]], /
-) -> Transaction[P, Coroutine[Any, Any, T]]: ...
-@overload
-def transaction(fn: Callable[Concatenate[Any, P], T], /) -> Transaction[P, Any]: ...
-@overload
-def transaction(
-    *, name: str | None = None, retry: Retry | None = None, timeout: float | timedelta | None = None
-) -> _TransactionMaker: ...
-def transaction(fn: Any = None, /, **options: Any) -> Any:
-    """Makes a function a transaction step: what it does in PostgreSQL and its checkpoint are one commit.
-
-    It takes effect exactly once, whatever crashes when. The function's first parameter is the open transaction, a
-    `psycopg.AsyncConnection` (`psycopg.Connection` for a `def` function, which runs in a thread); workflow code
-    leaves it out. A timeout or cancellation before the commit rolls it back.
-
-    Args: as for `step`.
-    """
-    if fn is None:
-        return lambda fn: Transaction(fn, **options)
-    return Transaction(fn, **options)
 
 
 @overload

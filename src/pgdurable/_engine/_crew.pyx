@@ -16,6 +16,7 @@ from cpython.object cimport PyObject
 
 from asyncio import Task
 from collections import deque
+from contextvars import copy_context
 from time import perf_counter
 from types import CoroutineType
 from weakref import getweakrefcount
@@ -44,6 +45,10 @@ cdef extern from "Python.h":
     int PyContext_Exit(object context) except -1
     object PyContext_CopyCurrent()
     Py_ssize_t Py_REFCNT(PyObject *o)
+
+
+from pgdurable._engine.attempts import Attempt
+from pgdurable._runtime.current import current_attempt
 
 
 async def _awaited(awaitable):
@@ -82,7 +87,10 @@ cdef class Crew:
         cdef Leader leader = Leader.__new__(Leader)
         leader.crew = self
         self.leader = leader
-        leader.task = Task(leader, loop=self.loop)
+        # Its steps run in copies of this context: by the leader they are found from inside, at no cost for each.
+        context = copy_context()
+        context.run(current_attempt.set, leader)
+        leader.task = context.run(_task, leader, self.loop)
         return 0
 
     cdef int resign(self, Leader leader) except -1:
@@ -96,6 +104,10 @@ cdef class Crew:
         return 0
 
 
+def _task(leader, loop):
+    return Task(leader, loop=loop)
+
+
 @cython.final
 cdef class Leader:
     """What the task runs: a coroutine, as far as asyncio can tell."""
@@ -103,6 +115,7 @@ cdef class Leader:
     cdef Crew crew
     cdef object task
     cdef object run          # the step that waits, if one does
+    cdef object begun        # the step that was begun last
     cdef object coro
     cdef object context
     cdef object __weakref__
@@ -136,6 +149,10 @@ cdef class Leader:
         if self.coro is not None:
             self.coro.close()
 
+    def running(self):
+        """For `heartbeat` and the like: the attempt whose code this is."""
+        return Attempt(self.begun).running()
+
     @property
     def __name__(self):
         """For asyncio's messages: the step that waits here."""
@@ -160,6 +177,7 @@ cdef class Leader:
                     continue
                 run.queued = False
                 run.task = task
+                self.begun = run
                 run.started = perf_counter()
                 context = PyContext_CopyCurrent()
                 command = run.command

@@ -34,6 +34,7 @@ from pgdurable.errors import PayloadSealed, PgDurableError, UnknownWorkflow
 from pgdurable.workflow import Registry, Workflow
 
 if TYPE_CHECKING:
+    from pgdurable._engine.admission import Admission
     from pgdurable._engine.transactions import Transactions
 
 __all__ = ["Host"]
@@ -44,7 +45,7 @@ PARK_AFTER_S = 5.0
 
 
 class Host:
-    """See the head of this file. The engine fills in `transactions` and the callbacks after making it.
+    """See the head of this file. The engine fills in `transactions`, `admission` and the callbacks after making it.
 
     Attributes:
         call_later: the loop's. What waits for time asks here, never the loop: a simulation has a time of its own.
@@ -77,10 +78,12 @@ class Host:
         self._quiet: asyncio.Future[None] | None = None
         self.threads = ThreadPoolExecutor(threads, thread_name_prefix="pgdurable-step")
         self.transactions: Transactions = None  # type: ignore[assignment]
+        self.admission: Admission = None  # type: ignore[assignment]
         self.worker = 0
         self.fenced = False
         self.draining = False
         self.instances: dict[bytes, Hosted] = {}
+        self.kept: dict[tuple[bytes, int], Any] = {}  # what the database kept of attempts that were under way elsewhere
         self.consuming: dict[int, tuple[Any, bytes, int]] = {}  # of events: when sent, the instance, its event_id or 0
         self.starting = 0
         self.steps_running = 0
@@ -333,6 +336,7 @@ class Host:
             except Exception:
                 logger.error("%s: error while leaving memory: %s", hosted.label, traceback.format_exc())
         self.instances.clear()
+        self.kept.clear()
         self.consuming.clear()
         self.queued.clear()
         self.parking.clear()

@@ -333,6 +333,9 @@ class Poller:
                 if entry[2] == "asked":
                     self._host.requests.claimed.add(entry[0].bytes)
                     continue
+                if entry[2] == "heartbeat":
+                    self._host.kept[entry[0].bytes, entry[3]] = entry
+                    continue
                 if encryption is not None:
                     if entry[1] == 0:
                         origins[entry[0].int] = origin_of([entry])

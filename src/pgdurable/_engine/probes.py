@@ -20,6 +20,7 @@ POINTS = (
     "step.recorded",  # its checkpoint was handed to the journal
     "step.committed",  # its checkpoint was committed, the workflow has not seen it
     "attempt.committed",  # a failed attempt was committed
+    "pending.committed",  # history says that an attempt is about to begin, and it has not
     "transaction.ran",  # the user's statements ran, the checkpoint is not written
     "transaction.checkpointed",  # the checkpoint and COMMIT are sent, their answer is outstanding
     "transaction.committed",  # committed, the workflow has not seen it

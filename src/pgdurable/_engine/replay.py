@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections import defaultdict
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeAlias
 
 from pgdurable._engine import kinds
 from pgdurable._engine.clock import micros
+from pgdurable._engine.earlier import Earlier
 from pgdurable._engine.forks import origin_of
 from pgdurable._engine.retries import Failures, to_undo
-from pgdurable._engine.steps import StepRun, replayed_answer
+from pgdurable._engine.steps import replayed_answer
 from pgdurable._failure import encode_error
 from pgdurable.codec import decode_stored
 from pgdurable.errors import NonDeterminismError, PgDurableError
@@ -21,8 +23,7 @@ __all__ = ["Replayed", "Row", "replay", "undone_by_retry"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-# Of a step whose last attempt failed: the next attempt, the seconds it was to wait, when the last one was recorded.
-Attempts = dict[int, tuple[int, float, int]]
+Attempts = dict[int, Earlier]
 Row: TypeAlias = Any
 """(instance_id, event_id, kind, seq, name, attempt, fingerprint, payload, error, recorded_at), payloads as texts."""
 
@@ -31,7 +32,7 @@ class Replayed(NamedTuple):
     """What history says of commands that it does not answer.
 
     Attributes:
-        attempts: of steps whose last attempt failed.
+        attempts: of steps, by their number.
         notes: what each kind of `kinds.py` wants to remember of a command, by its number.
     """
 
@@ -98,7 +99,7 @@ async def _run_again(hosted: Hosted, history: list[Row], failures: Failures | No
     """
     machine = hosted.machine
     label = hosted.label
-    attempts: Attempts = {}
+    attempts: Attempts = defaultdict(Earlier)
     replayed = Replayed(attempts, {})
     machine.history = history
     origin = origin_of(history)
@@ -128,7 +129,7 @@ async def _run_again(hosted: Hosted, history: list[Row], failures: Failures | No
         elif kind == "signal":
             machine.signal(name, decode_stored(payload), at_us)
         elif kind == "attempt":
-            attempts[seq] = (attempt + 1, float((decode_stored(payload) or {}).get("retry_in", 0.0)), at_us)
+            attempts[seq].failed(attempt, payload, at_us)
         elif kind in kinds.ROWS:
             kinds.ROWS[kind](hosted, row, replayed)
         if machine.busy:
@@ -152,8 +153,7 @@ def _go_on(hosted: Hosted, replayed: Replayed) -> None:
         if command.kind != "step":
             kinds.COMMANDS[command.kind].resume(hosted, command, replayed)
             continue
-        attempt, wait, failed_us = replayed.attempts.get(command.seq, (1, 0.0, 0))
-        run = StepRun(hosted, command, attempt)
-        hosted.steps[command.seq] = run
-        left = wait - max(host.clock.now_us() - failed_us, 0) / 1e6 if wait else 0.0
-        run.start(max(left, 0.0))
+        earlier = replayed.attempts[command.seq]
+        if host.kept:
+            earlier.heard(host.kept.pop((hosted.id, command.seq), None))
+        earlier.go_on(hosted, command)

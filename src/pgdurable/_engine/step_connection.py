@@ -22,13 +22,14 @@ from psycopg.waiting import Ready, Wait, wait_async
 from pgdurable._engine import probes
 from pgdurable._engine.answers import answer_s, answers_within, cut
 
-__all__ = ["AsyncStepConnection", "StepConnection", "StepTexts"]
+__all__ = ["AsyncStepConnection", "StepConnection", "StepTexts", "not_yours"]
 
 _T = TypeVar("_T")
 _Gen = Generator[Any, Any, _T]
 
 # In capitals, for whoever reads a trace: that is all the protocol shows of a prepared statement.
-_BEGIN, _FENCE, _CHECKPOINT, _COMMIT = b"pgd BEGIN", b"pgd FENCE", b"pgd CHECKPOINT", b"pgd COMMIT"
+_PREFIX = b"pgd "
+_FENCE, _CHECKPOINT, _COMMIT = b"pgd FENCE", b"pgd CHECKPOINT", b"pgd COMMIT"
 _FORGOTTEN = (b"26000", b"42P05")  # a prepared statement is not there (any more), or is there already
 _TURN_S = 0.005
 _CANCEL_S = 5.0
@@ -43,7 +44,8 @@ class StepTexts(NamedTuple):
     checkpoint_types: list[int]
 
 
-def _not_yours(what: str) -> psycopg.ProgrammingError:
+def not_yours(what: str) -> psycopg.ProgrammingError:
+    """The error of a step that has ended its transaction, or tried to."""
     return psycopg.ProgrammingError(
         f"{what} in a transaction step, which commits together with its checkpoint when it returns; "
         "raise an exception to roll back, or use `tx.transaction()` for a savepoint"
@@ -64,11 +66,11 @@ class _StepGuard:
     def check_open(self) -> None:
         """Raises when the function has ended the transaction by a command of its own."""
         if cast(Any, self).info.transaction_status == TransactionStatus.IDLE:
-            raise _not_yours("COMMIT or ROLLBACK was executed")
+            raise not_yours("COMMIT or ROLLBACK was executed")
 
     def refuse(self, what: str) -> None:
         if self._in_step:
-            raise _not_yours(f"{what} was called")
+            raise not_yours(f"{what} was called")
 
 
 def _wake(waits: asyncio.Future[None]) -> None:
@@ -140,6 +142,7 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         if _MERGES:
             self.cursor_factory = _StepCursor
         self._step_begin: list[bytes] | None = None  # the fence's parameters, until BEGIN is sent
+        self._step_opening = b"BEGIN"
         self._step_merged: Any = None
         self._step_known: set[bytes] = set()  # what is prepared
         self._step_texts: StepTexts | None = None
@@ -151,13 +154,14 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
 
     # -- the step's beginning and end --------------------------------------------------------------------------
 
-    def begin_step(self, texts: StepTexts, fence: list[bytes], careful: bool) -> None:
-        """From now on the first use of the connection begins a transaction and takes the fence.
+    def begin_step(self, texts: StepTexts, fence: list[bytes], careful: bool, opening: bytes = b"BEGIN") -> None:
+        """From now on the first use of the connection begins a transaction (by `opening`) and takes the fence.
 
         `careful` relies on nothing prepared: for a step that did what `forgot` tells of.
         """
         self._step_careful = careful
         self._step_texts = texts
+        self._step_opening = opening
         self._step_begin = fence
         self._step_refused = None
         self._in_step = True
@@ -214,8 +218,9 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         texts = self._step_texts
         assert fence is not None
         assert texts is not None
-        names = self._step_answers(_BEGIN, _FENCE)
-        self._step_send(_BEGIN, b"BEGIN", None, None)
+        opening = _PREFIX + self._step_opening
+        names = self._step_answers(opening, _FENCE)
+        self._step_send(opening, self._step_opening, None, None)
         self._step_send(_FENCE, texts.fence, [20], fence)
         return names
 
@@ -303,7 +308,7 @@ class AsyncStepConnection(_StepGuard, psycopg.AsyncConnection[Any]):
         if error is not None:
             raise error
         if found[_COMMIT].command_status != b"COMMIT":
-            raise _not_yours("the transaction was ended")
+            raise not_yours("the transaction was ended")
         committed.append(found[_CHECKPOINT].get_value(0, 0))
 
     def _deallocate(self, name: bytes | None) -> _Gen[None]:

@@ -7,7 +7,7 @@ from pgdurable._runtime.machine cimport Command
 cdef class StepRun:
     cdef public Hosted hosted
     cdef public Command command
-    cdef public object value, error, task, later, timer
+    cdef public object value, error, task, later, timer, entering, extra
     cdef public Py_ssize_t attempt, event_id
     cdef public bint timed_out, committing, queued, begun
     cdef public double started

@@ -7,15 +7,25 @@ checkpoint. Transaction steps, which commit on a connection of their own, are in
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import inspect
 import logging
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pgdurable._engine import probes
+from pgdurable._engine import executors, probes
+from pgdurable._engine.attempts import (
+    Extra,
+    TooLate,
+    interruption,
+    is_exhausted,
+    left_for_next,
+    limited_wait,
+    need_extra,
+    pause,
+    timeout_error,
+)
 from pgdurable._failure import decode_error, encode_error
-from pgdurable.codec import decode_stored, encode, roundtrip
+from pgdurable.codec import decode_stored, roundtrip
 from pgdurable.errors import CodecError, NonRetryable, PgDurableError, StepTimeout
 
 if TYPE_CHECKING:
@@ -33,7 +43,7 @@ class StepRun:
     """One step under way. `committed` and `refused` are the journal's answer to its checkpoint."""
 
     __slots__ = (
-        "attempt", "begun", "command", "committing", "error", "event_id", "hosted",
+        "attempt", "begun", "command", "committing", "entering", "error", "event_id", "extra", "hosted",
         "later", "queued", "started", "task", "timed_out", "timer", "value",
     )  # fmt: skip
 
@@ -47,6 +57,8 @@ class StepRun:
         self.task: asyncio.Task[None] | None = None
         self.later: asyncio.TimerHandle | None = None
         self.timer: asyncio.TimerHandle | None = None
+        self.entering: asyncio.Task[None] | None = None
+        self.extra: Extra | None = None
         self.timed_out = False
         self.committing = False
         self.queued = False
@@ -72,49 +84,85 @@ class StepRun:
         step = self.command.step
         if probes.armed:
             probes.reach("step.begin")
+        if step.direct:
+            host.steps_running += 1
+            host.crew.add(self)
+        elif step.total_timeout is not None and self.total_left() <= 0:
+            self.out_of_time()
+        elif step.admitted:
+            host.admission.enter(self)  # comes back to `launch`
+        else:
+            self.launch()
+
+    def launch(self) -> None:
+        """The attempt runs from now on."""
+        host = self.hosted.host
+        step = self.command.step
         host.steps_running += 1
-        if step.kind == "async":
+        if step.kind == "async" and not step.admitted:
             host.crew.add(self)
             return
         self.started = perf_counter()
         self.begun = False
-        work = host.transactions.run(self) if step.kind == "transaction" else self._run_thread()
         # Not loop.create_task: its Python layer costs as much as the task.
-        self.task = asyncio.Task(work, loop=host.loop)
+        self.task = asyncio.Task(self._work(step), loop=host.loop)
         self.waits()
 
-    def waits(self) -> None:
-        """The step does not end at once: from here on its timeout can end it."""
-        timeout = self.command.step.timeout
-        if timeout is not None:
-            host = self.hosted.host
-            self.timer = host.call_later(timeout - host.lasted(self.started), self._on_timeout)
+    def out_of_time(self) -> None:
+        """The time for all attempts is over before this one began."""
+        self.timed_out = True
+        self.started = perf_counter()
+        need_extra(self).limit = "total"
+        self.failed(StepTimeout("", step="", attempt=0, type=""))
 
-    async def _run_thread(self) -> None:
-        self.begun = True
-        command = self.command
+    def _work(self, step: Any) -> Any:
         host = self.hosted.host
+        if step.kind == "transaction":
+            return host.transactions.run(self)
+        return self._run(executors.RUNNERS[step.kind])
+
+    async def _run(self, runner: Any) -> None:
+        self.begun = True
         try:
-            context = contextvars.copy_context()
-            value, failure = await host.loop.run_in_executor(
-                host.threads, lambda: context.run(_outcome, command.step.fn, command.args, command.kwargs or {})
-            )
-            if failure is not None:
-                raise failure
+            value = await runner(self)
         except BaseException as error:
-            if isinstance(error, asyncio.CancelledError):
-                logger.warning(
-                    "%s: step %s runs in a thread, which Python cannot interrupt; it goes on and its result is dropped",
-                    self.hosted.label, command.name,
-                )  # fmt: skip
             self.ended(None, error)
         else:
             self.ended(value, None)
 
-    def _on_timeout(self) -> None:
+    def waits(self) -> None:
+        """The step does not end at once: from here on its timeouts can end it."""
+        if self.command.step.limited:
+            left, limit = self._left()
+            self.timer = self.hosted.host.call_later(max(left, 0.0), self._on_timeout, limit)
+
+    def total_left(self) -> float:
+        """Seconds left for all attempts, of a step with such a limit."""
+        return (self.command.due_us - self.hosted.host.clock.now_us()) / 1e6
+
+    def _left(self) -> tuple[float, str]:
+        """Seconds until the first limit of this attempt, and which one it is."""
+        step, lasted = self.command.step, self.hosted.host.lasted
+        limits = []
+        if step.timeout is not None:
+            limits.append((step.timeout - lasted(self.started), "attempt"))
+        if step.total_timeout is not None:
+            limits.append((self.total_left(), "total"))
+        if step.heartbeat_timeout is not None:
+            beat = self.started if self.extra is None else max(self.extra.beat, self.started)
+            limits.append((step.heartbeat_timeout - lasted(beat), "heartbeat"))
+        return min(limits)
+
+    def _on_timeout(self, limit: str) -> None:
         self.timer = None
         if self.task is not None and not self.task.done() and not self.committing:
+            if limit == "heartbeat" and self.extra is not None and self.extra.beat > self.started:
+                left, limit = self._left()
+                if left > 0.0:  # a heartbeat has come meanwhile
+                    self.timer = self.hosted.host.call_later(left, self._on_timeout, limit)
+                    return
             self.timed_out = True
+            need_extra(self).limit = limit
             self.task.cancel()
 
     def cancel(self) -> None:
@@ -125,7 +173,11 @@ class StepRun:
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
-        if self.queued:
+        if self.entering is not None:
+            self.entering.cancel()
+            self.entering = None
+            self.hosted.step_gone(self)
+        elif self.queued:
             self.queued = False
             self._never_began()
         elif self.task is not None and not self.task.done() and not self.committing:
@@ -144,6 +196,8 @@ class StepRun:
         """Bookkeeping at the end of an attempt. Returns whether anybody still wants its outcome."""
         self.hosted.host.step_ended()
         self.task = None
+        if self.extra is not None:
+            self.extra.leave()
         if self.timer is not None:
             self.timer.cancel()
             self.timer = None
@@ -170,9 +224,11 @@ class StepRun:
         if not self.end_attempt():
             self.hosted.step_gone(self)
             return
-        if interrupted:
+        if interrupted and not self.command.step.at_most_once:
             self.again_later()
             return
+        if interrupted:
+            error = interruption(self)
         if error is not None:
             self.failed(error)
             return
@@ -200,15 +256,21 @@ class StepRun:
     def failed(self, error: BaseException) -> None:
         """The attempt ended in error: record it, and try again or give up by the step's policy."""
         step, command, hosted = self.command.step, self.command, self.hosted
+        if isinstance(error, TooLate):  # it has not run: that costs no attempt
+            self.start()
+            return
         if self.timed_out:
-            error = StepTimeout(
-                f"{hosted.label}: step {command.name} took longer than its timeout of {step.timeout:g} s",
-                step=command.name or "", attempt=self.attempt, type="pgdurable.errors.StepTimeout",
-            )  # fmt: skip
+            error = timeout_error(self, error)
         wait = None if _is_misuse(step, command, error) else step.retry.backoff(self.attempt, error)
-        data = encode_error(error, step=command.name, attempt=self.attempt)
+        if wait is not None and (step.at_most_once or step.total_timeout is not None):
+            wait, error = limited_wait(self, wait, error)
+        data = None if self.extra is None or self.timed_out else self.extra.recorded
+        if data is None:
+            data = encode_error(error, step=command.name, attempt=self.attempt)
         elapsed = (perf_counter() - self.started) * 1e3
-        if wait is None:
+        if wait is None and step.retry.on_exhausted == "pause" and is_exhausted(self, error):
+            pause(self, data, elapsed)
+        elif wait is None:
             self.value = None
             self.error = decode_error(data, step=command.name or "", attempt=self.attempt)
             self.event_id = hosted.record_step(self, None, data, elapsed)
@@ -216,7 +278,7 @@ class StepRun:
             record = AttemptRecord(self, wait)
             hosted.record(
                 "attempt", record, self, seq=command.seq, error=data, elapsed_ms=elapsed,
-                payload=encode({"retry_in": wait}),
+                payload=left_for_next(self, wait),
             )  # fmt: skip
 
     # -- the journal's answer -----------------------------------------------------------------------------------
@@ -269,18 +331,6 @@ class AttemptRecord:
     def refused(self, error: PgDurableError) -> None:
         logger.error("%s: a failed attempt could not be recorded: %s", self.run.hosted.label, error)
         self.committed(0)
-
-
-def _outcome(fn: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Any, BaseException | None]:
-    """(value, exception): an executor's future takes no StopIteration, and a coroutine cannot raise one."""
-    try:
-        return fn(*args, **kwargs), None
-    except StopIteration as error:
-        failure = RuntimeError("a step raised StopIteration")
-        failure.__cause__ = error
-        return None, failure
-    except BaseException as error:
-        return None, error
 
 
 def _is_misuse(step: Any, command: Command, error: BaseException) -> bool:

@@ -10,6 +10,7 @@ it, live and in replay alike.
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import logging
 import re
 import threading
@@ -23,16 +24,20 @@ from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgdurable._engine import probes
 from pgdurable._engine.answers import LimitedConnection, answer_s, cut
+from pgdurable._engine.attempts import Attempt
 from pgdurable._engine.clock import micros
+from pgdurable._engine.conflicts import MOST_CONFLICTS, conflict_wait, is_conflict
 from pgdurable._engine.connections import is_passing, read_only, read_only_for_good
 from pgdurable._engine.pool_share import PoolShare
 from pgdurable._engine.route import Route
 from pgdurable._engine.same_server import SameServer
+from pgdurable._engine.sessions import Sessions
 from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
 from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
 from pgdurable._engine.tasks import within
 from pgdurable._engine.trouble import Troubles
+from pgdurable._runtime.current import current_attempt
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 from pgdurable.codec import roundtrip
@@ -111,7 +116,8 @@ class Transactions:
         queries = named_queries("worker", schema)
         # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
         # and so frees the rows they have locked. It travels with the first statement, or (`def`) with BEGIN.
-        self._begin = "begin; " + queries["fence_transaction"]
+        self._fence = queries["fence_transaction"]
+        self._sessions = Sessions()
         self._checkpoint = queries["checkpoint_transaction"]
         self._settle = queries["settle_transaction"]
         self._read = queries["read_checkpoint"]
@@ -129,8 +135,10 @@ class Transactions:
     async def run(self, run: StepRun) -> None:
         """One attempt, from begin to the answer's delivery."""
         run.begun = True
+        current_attempt.set(Attempt(run))
         error: BaseException | None = None
         at_us: int | None = None
+        conflicts = 0
         wait = 0.02
         waits = False
         while True:
@@ -150,6 +158,16 @@ class Transactions:
                     error = cancelled
             except BaseException as caught:
                 error = caught
+                if conflicts < MOST_CONFLICTS and is_conflict(caught):
+                    conflicts += 1
+                    run.hosted.order_settled(run)
+                    run.hosted.advance_order()
+                    try:
+                        await asyncio.sleep(conflict_wait(conflicts))
+                        error = None
+                        continue
+                    except asyncio.CancelledError as cancelled:
+                        error = cancelled
             break
         self._waiting -= waits
         if not self._waiting:
@@ -197,8 +215,15 @@ class Transactions:
             conn = await self._shelf.take()
             try:
                 careful = command.name in self._careful or not self._route.prepared
-                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], careful)
-                value = await command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                if run.extra is not None:
+                    run.extra.check_time()
+                step = command.step
+                opening = b"BEGIN" if step.isolation is None else b"BEGIN ISOLATION LEVEL " + step.isolation.encode()
+                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], careful, opening)
+                if step.session is None:
+                    value = await step.fn(conn, *command.args, **(command.kwargs or {}))
+                else:
+                    value = await self._sessions.call(step.fn, step.session, conn, command.args, command.kwargs or {})
                 conn.check_open()
                 payload = self._payload(run, value)
                 if probes.armed:
@@ -219,7 +244,7 @@ class Transactions:
             return int.from_bytes(at, "big", signed=True) + _EPOCH_2000_US
         except psycopg.Error as error:
             if committing:
-                if broken or isinstance(error, psycopg.OperationalError):
+                if broken or (isinstance(error, psycopg.OperationalError) and not is_conflict(error)):
                     return await self._settled(run, error)
                 run.hosted.give_back(run)
             if conn is not None and conn.forgot and command.name not in self._careful:
@@ -235,7 +260,8 @@ class Transactions:
     async def _attempt_in_thread(self, run: StepRun) -> int:
         loop = self._host.loop
         limits: list[asyncio.TimerHandle] = []
-        future = loop.run_in_executor(self._host.threads, self._attempt_blocking, run, limits)
+        context = contextvars.copy_context()
+        future = loop.run_in_executor(self._host.threads, context.run, self._attempt_blocking, run, limits)
         try:
             return await asyncio.shield(future)
         except asyncio.CancelledError:
@@ -276,7 +302,13 @@ class Transactions:
         conn: StepConnection | None = None
         try:
             with self._threads_pool().connection() as conn, conn.step(self._begin_text(run)):
-                value = command.step.fn(conn, *command.args, **(command.kwargs or {}))
+                if run.extra is not None:
+                    run.extra.check_time()
+                step, kwargs = command.step, command.kwargs or {}
+                if step.session is None:
+                    value = step.fn(conn, *command.args, **kwargs)
+                else:
+                    value = self._sessions.call_blocking(step.fn, step.session, conn, command.args, kwargs)
                 conn.check_open()
                 payload = self._payload(run, value)
                 permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
@@ -287,7 +319,8 @@ class Transactions:
             assert row is not None
             return micros(row[0])
         except psycopg.Error as error:
-            if run.committing and (conn is None or conn.closed or isinstance(error, psycopg.OperationalError)):
+            lost = isinstance(error, psycopg.OperationalError) and not is_conflict(error)
+            if run.committing and (conn is None or conn.closed or lost):
                 raise _Broken from error
             if self._route.pooled and isinstance(error, psycopg.errors.ReadOnlySqlTransaction):
                 raise  # what the connection reports is of another session, maybe
@@ -333,7 +366,9 @@ class Transactions:
 
     def _begin_text(self, run: StepRun) -> str:
         # Written out: several commands in one message take no parameters.
-        return self._begin.replace("%s", str(int(run.hosted.worker)))
+        isolation = run.command.step.isolation
+        begin = "begin" if isolation is None else f"begin isolation level {isolation}"
+        return f"{begin}; " + self._fence.replace("%s", str(int(run.hosted.worker)))
 
     def _payload(self, run: StepRun, value: Any) -> bytes:
         command = run.command

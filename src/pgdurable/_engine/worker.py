@@ -14,6 +14,7 @@ import psycopg
 from psycopg_pool import AsyncConnectionPool
 
 from pgdurable._core import add_audit_hook
+from pgdurable._engine.admission import Admission
 from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import MOST_BYTES, Gate
 from pgdurable._engine.connections import close_pool, connect_failed, make_pool
@@ -26,8 +27,11 @@ from pgdurable._engine.listening import Listening
 from pgdurable._engine.membership import Membership
 from pgdurable._engine.memory import Memory
 from pgdurable._engine.metrics import Metrics, gather
+from pgdurable._engine.notes import Notes
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.poller import Poller
+from pgdurable._engine.processes import Processes
+from pgdurable._engine.rates import Rates
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.same_server import SameServer
 from pgdurable._engine.starts import KeyedStarts, never_told
@@ -62,6 +66,7 @@ class Settings:
     max_instances: int
     max_backlog: int
     max_threads: int
+    max_processes: int
     max_transactions: int
     payload_limit: int
     park_after: float
@@ -113,6 +118,11 @@ class Worker:
             troubles=troubles,
         )  # fmt: skip
         self.listening = Listening(settings.queues)
+        # On the clients' connections: what waits for a rate must not keep the lease from being renewed.
+        host.admission = Admission(
+            host, Rates(database.pool, schema, troubles), Processes(host.loop, settings.max_processes)
+        )  # fmt: skip
+        self.notes = Notes(host, database.pool, schema)
         self.membership = Membership(
             worker_pool, schema, lease=settings.lease, name=settings.name, pooled=database.route.pooled,
             queues=self.listening.queues,
@@ -219,6 +229,7 @@ class Worker:
             loop.create_task(self._sweep()),
             loop.create_task(self.upkeep.run()),
             loop.create_task(self.sweeper.run(lambda: self.host.worker)),
+            loop.create_task(self.notes.run()),
         ]
 
     async def _sweep(self) -> None:
@@ -252,6 +263,7 @@ class Worker:
                 if isinstance(tag, StartRecord):
                     tag.refused(never_told())
             left = host.drop_everything()
+            host.admission.close()
             if left:
                 await asyncio.wait(left, timeout=5.0)  # transactions roll back
             await self.journal.close()

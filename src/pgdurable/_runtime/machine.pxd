@@ -2,7 +2,8 @@
 
 cdef class Command:
     cdef readonly Py_ssize_t seq
-    cdef readonly object kind, name, fingerprint, future, step, args, kwargs, due_us
+    cdef readonly object kind, name, fingerprint, future, step, args, kwargs
+    cdef public object due_us
     cdef public bint cancelled
 
 cdef class Machine:

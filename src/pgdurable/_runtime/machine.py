@@ -45,7 +45,8 @@ class Command:
         seq: its number within the instance, from 0.
         kind: `step`, `timer`, `child`...
         step: the step's definition, or what else the command is about, opaque here; None for a timer.
-        due_us: when a timer is due, in microseconds since 1970 by the database's clock.
+        due_us: when a timer is due, in microseconds since 1970 by the database's clock; of a step with a limit over
+            all its attempts, when that is reached.
         cancelled: the workflow no longer waits for it.
     """
 

@@ -8,10 +8,13 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Any, cast
 
+from pgdurable._engine.admission import Admission
 from pgdurable._engine.clock import micros
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.parking import Parking
+from pgdurable._engine.processes import Processes
+from pgdurable._engine.rates import LocalRates
 from pgdurable._engine.timers import Timers
 from pgdurable.encryption import Encryption
 from pgdurable.errors import UnknownWorkflow
@@ -88,6 +91,7 @@ class Process:
         clock = store.clock
         self.journal = MemoryJournal(store, number, reach, crash)
         self.host = host = Host(self.journal, registry, payload_limit=payload_limit, threads=16, encryption=encryption)
+        host.admission = Admission(host, LocalRates(host), Processes(host.loop, 1))
         host.worker = number
         host.call_later = clock.call_later
         host.lasted = _no_time

@@ -1,0 +1,1 @@
+# Says that steps.py is compiled as it is.
