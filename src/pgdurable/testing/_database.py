@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 from pgdurable._engine.ids import Ids
 from pgdurable.encryption import Encryption
 from pgdurable.errors import PgDurableError
-from pgdurable.testing import _gathering  # noqa: F401  # its queries
+from pgdurable.testing import _gathering, _operations  # noqa: F401  # their queries
 from pgdurable.testing._queries import QUERIES
 from pgdurable.testing._store import Store
 

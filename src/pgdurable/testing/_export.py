@@ -29,7 +29,7 @@ _FORMAT = "pgdurable.history"
 _VERSION = 1
 _PAYLOADS = ("input", "output", "error")
 # Of these kinds the payload is the engine's own, and nobody's secret.
-_OWN_PAYLOADS = ("attempt", "timer", "child")
+_OWN_PAYLOADS = ("attempt", "timer", "child", "forked", "patch")
 # Of an error, and of a child's end, what is told as it is and what is replaced; a traceback is left out.
 _KEPT = ("type", "step", "attempt", "retryable", "id", "seq", "status")
 _REDACTED = ("message", "args", "attrs", "output", "error")

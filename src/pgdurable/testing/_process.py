@@ -10,6 +10,7 @@ from typing import Any, cast
 
 from pgdurable._engine.admission import Admission
 from pgdurable._engine.clock import micros
+from pgdurable._engine.forks import origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.parking import Parking
@@ -21,6 +22,7 @@ from pgdurable.errors import UnknownWorkflow
 from pgdurable.testing._clock import Alarm, VirtualClock
 from pgdurable.testing._doubles import Doubles
 from pgdurable.testing._journal import MemoryJournal
+from pgdurable.testing._operations import NAMES, Connection, is_asked, undo
 from pgdurable.testing._store import InstanceRow, Store
 from pgdurable.workflow import Registry, Workflow
 
@@ -103,6 +105,7 @@ class Process:
         host.on_parked = lambda wake_at_us: self.wake()
         host.on_outcome = on_outcome
         host.new_id, host.room = new_id, lambda: _ROOM
+        host.undo = self._undo
         doubles.loop = host.loop
         self.dead = False
         self._wanted = False
@@ -125,7 +128,12 @@ class Process:
                     await self._take_in(row)
             for hosted in list(self.host.instances.values()):
                 self._offer_events(hosted)
+            if self.host.requests:
+                await self.host.requests.look(cast(Any, Connection(self.store)), self.host.worker, NAMES)
             self._set_alarm()
+
+    async def _undo(self, id: bytes, events: list[int]) -> None:
+        undo(self.store, id, events)
 
     def has(self, row: InstanceRow) -> bool:
         """Whether the workflow of an instance is here in its version."""
@@ -142,12 +150,18 @@ class Process:
         if definition is None or row.id in self.host.instances:
             return
         self.store.claim(row, self.host.worker, definition.version)
+        if is_asked(self.store, row.id):
+            self.host.requests.claimed.add(row.id)
+            return
         encryption = self.host.encryption
         input: Any = row.input
         recorded: list[Any] = sorted(self.store.history.get(row.id, ()), key=lambda entry: entry.event_id)
         if encryption is not None:
-            input = encryption.open(row.id, "input", input)
-            recorded = [encryption.open_history(entry) for entry in recorded]
+            origin = origin_of(recorded)
+            whose = row.id if origin is None or origin.input_of is None else origin.input_of
+            input = encryption.open(whose, "input", input)
+            opened = encryption.open_history
+            recorded = [opened(entry) if origin is None else origin.open(encryption, entry) for entry in recorded]
         started: datetime = row.started_at or row.created_at
         await self.host.resume(
             row.id, row.key, definition, input, micros(started), [entry[:10] for entry in recorded]
@@ -169,6 +183,8 @@ class Process:
     def busy(self) -> bool:
         """Whether anything goes on that does not wait for the clock, an event, or the user's code in a test."""
         host = self.host
+        if host.requests and host.requests.ripe:
+            self.wake()
         if not self.journal.empty or self._wanted or not (self._looking is None or self._looking.done()):
             return True
         if host.steps_running > self._doubles.asleep:

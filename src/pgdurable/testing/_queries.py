@@ -103,23 +103,6 @@ def signal_with_start(
 
 
 @query
-def resume(store: Store, id: str) -> list[tuple[Any, ...]]:
-    row = store.need(id)
-    if row.status != "paused":
-        return [(False,)]
-    row.status, row.owner, row.error = "pending", None, None
-    row.wake_us = store.clock.now_us()
-    store.version += 1
-    store.on_work()
-    return [(True,)]
-
-
-@query
-def retry(store: Store, id: str) -> list[tuple[Any, ...]]:
-    return resume(store, id)
-
-
-@query
 def outcomes(store: Store, ids: list[uuid.UUID]) -> list[tuple[Any, ...]]:
     rows = [store.instances[id.bytes] for id in ids if id.bytes in store.instances]
     return [(row.uuid, row.status, row.output, row.error) for row in rows if row.status in (*ENDED, "paused")]
@@ -148,11 +131,6 @@ def history(store: Store, id: uuid.UUID, after: int, limit: int) -> list[tuple[A
          row.recorded_at)
         for row in rows[:limit]
     ]  # fmt: skip
-
-
-@query
-def input_of(store: Store, id: uuid.UUID) -> list[tuple[Any, ...]]:
-    return []  # nothing is forked here
 
 
 @query

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pgdurable._engine.clock import micros
+from pgdurable._engine.forks import origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.replay import _run_again
@@ -124,8 +125,11 @@ async def _replay(recorded: Recorded, definition: Workflow[Any, Any], encryption
     rows: Sequence[tuple[Any, ...]] = recorded.rows
     input: Any = recorded.input
     if encryption is not None:
-        input = encryption.open(id, "input", input)
-        rows = [encryption.open_history(row) for row in rows]
+        origin = origin_of(recorded.rows)
+        whose = id if origin is None or origin.input_of is None else origin.input_of
+        input = encryption.open(whose, "input", input)
+        opened = encryption.open_history
+        rows = [opened(row) if origin is None else origin.open(encryption, row) for row in rows]
     hosted = _hosted(recorded, definition, input, started_us)
     machine = hosted.machine
     try:

@@ -92,6 +92,7 @@ class Store:
     """See the head of this file.
 
     Attributes:
+        new_id: makes the ids of instances.
         on_work: called when something waits for a worker.
         on_end: called with the id of an instance that has ended or was paused.
         version: counts up with every change.
@@ -110,6 +111,7 @@ class Store:
         self.signal_keys: set[uuid.UUID] = set()
         self.last_event = 0
         self.version = 0
+        self.new_id: Callable[[], bytes] = lambda: uuid.uuid4().bytes
         self.on_work: Callable[[], None] = lambda: None
         self.on_end: Callable[[bytes], None] = lambda id: None
 
@@ -184,13 +186,32 @@ class Store:
         """Asks an instance to cancel; what has not begun is cancelled at once. Returns whether it had not ended."""
         if row.ended:
             return False
-        if row.status == "pending" and row.owner is None and row.started_at is None:
-            message = "it was cancelled before it began" + (f": {reason}" if reason else "")
-            error = {"type": "pgdurable.errors.PgDurableError", "message": message}
-            self.end(row, "cancelled", error=msgspec.json.encode(error).decode())
-        elif not any(event.kind == "cancel" for event in self.events.get(row.id, ())):
+        if row.status in ("pending", "paused") and row.owner is None and row.started_at is None:
+            self.end(row, "cancelled", error=self.end_error("Cancelled", "it was cancelled before it began", reason))
+            return True
+        there = any(event.kind == "cancel" for event in self.events.get(row.id, ()))
+        if not there and not any(entry.kind == "cancel" for entry in self.history.get(row.id, ())):
             self.add_event(row.id, "cancel", None, msgspec.json.encode({"reason": reason}).decode())
+        if row.status == "paused" and row.error is None:  # it goes on, to clean up
+            row.status, row.owner, row.wake_us = "pending", None, self.clock.now_us()
+        self.on_work()
         return True
+
+    def end_error(self, kind: str, message: str, reason: str | None) -> str:
+        """The error of an instance that somebody ended."""
+        told = {"type": f"pgdurable.errors.{kind}", "message": message + (f": {reason}" if reason else ""),
+                "reason": reason, "by": "simulation"}  # fmt: skip
+        return msgspec.json.encode(told).decode()
+
+    def forget(self, row: InstanceRow) -> None:
+        """Removes an instance and what is kept of it."""
+        self.version += 1
+        for table in (self.instances, self.history, self.events):
+            table.pop(row.id, None)
+        self.keys = {key: id for key, id in self.keys.items() if id != row.id}
+
+    def copied(self, source: bytes, copy: bytes, place: int) -> None:
+        """An instance was forked: copies what else the tables hold of it, from before that place in its history."""
 
     # -- what a worker does -----------------------------------------------------------------------------------------
 

@@ -72,6 +72,7 @@ class Simulation(Time, Client):
         self.clock = VirtualClock(micros(start.astimezone(timezone.utc)))
         self._store = Store(self.clock, apply_write)
         self._store.on_work = self._work
+        self._store.new_id = lambda: self._database.ids.new_id()
         self._store.on_end = self._ended
         # In place of what Client makes, which leads to a server.
         self.payload_limit = payload_limit
