@@ -15,6 +15,8 @@ begin
         case kinds[n]
             when 'child' then
                 perform @extschema@.write_child(ids[n], places[n], bodies[n]);
+            when 'continue' then
+                perform @extschema@.write_continue(ids[n]);
             when 'cancel' then
                 perform @extschema@.request_cancel(ids[n], bodies[n] ->> 'reason');
             when 'event' then

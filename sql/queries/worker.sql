@@ -103,16 +103,19 @@ update @extschema@.instances i
 
 -- name: load_history
 -- Instance by instance, each by the key of its own partition: `= any` looks for every id in all of them. A nested loop
--- keeps the order within each, and needs no sort. Behind each instance's history: whether it is asked to pause or to
--- end, which a worker has to know before it begins anything; and what its attempts under way
--- have last said.
+-- keeps the order within each, and needs no sort. Of one that has continued as new, from there on. Behind each
+-- instance's history: whether it is asked to pause or to end, which a worker has to know before it begins anything; and
+-- what its attempts under way have last said.
 select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint, h.payload::text, h.error::text,
        h.recorded_at
   from unnest(%s::uuid[]) as u (id)
  cross join lateral (
     (select o.instance_id, o.event_id, o.kind, o.seq, o.name, o.attempt, o.fingerprint, o.payload, o.error,
             o.recorded_at
-       from @extschema@.history o where o.instance_id = u.id order by o.event_id offset 0)
+       from @extschema@.history o
+      where o.instance_id = u.id
+        and o.event_id >= (select i.first_event from @extschema@.instances i where i.id = u.id)
+      order by o.event_id offset 0)
     union all
     (select e.instance_id, 0, 'asked'::text, null, null, null, null, null, null, null
        from @extschema@.events e

@@ -10,7 +10,7 @@ from pgdurable._client.schedules import Schedule, Schedules
 from pgdurable.batch import Batch
 from pgdurable.child import ChildHandle, start_child
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
-from pgdurable.context import now, random, sleep, uuid4, wait_signal
+from pgdurable.context import continue_as_new, now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
 from pgdurable.encryption import Encryption
 from pgdurable.engine import Engine
@@ -98,6 +98,7 @@ __all__ = [
     "UnknownWorkflow",
     "Workflow",
     "WorkflowIoError",
+    "continue_as_new",
     "deprecate_patch",
     "embedded",
     "heartbeat",

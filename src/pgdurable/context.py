@@ -15,12 +15,12 @@ from typing import Any, NoReturn
 import msgspec
 
 from pgdurable._runtime.current import current_machine
-from pgdurable._runtime.machine import LATEST_US, Machine
+from pgdurable._runtime.machine import LATEST_US, ContinueAsNew, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.errors import PgDurableError
 from pgdurable.retry import seconds
 
-__all__ = ["now", "random", "sleep", "uuid4", "wait_signal"]
+__all__ = ["continue_as_new", "now", "random", "sleep", "uuid4", "wait_signal"]
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 
@@ -67,6 +67,21 @@ def sleep(delay: float | timedelta) -> Any:
             machine.answer_of(machine.issue_timer(_due_us(machine, wait), slot))
         return None
     return asyncio.sleep(wait)
+
+
+def continue_as_new(*args: Any, **kwargs: Any) -> NoReturn:
+    """Ends this run of the workflow's code and begins it anew with these arguments: the same instance, a new history.
+
+    For workflows that go on for ever: replay starts from here, and what lies before is removed once it is older than
+    the workflow's retention. One commit, so nothing falls in between. Signals that nobody has taken yet are there in
+    the new run, in order; `finally` blocks run first; steps still running are cancelled, and so are children unless
+    started with parent_close="abandon". `result()` waits for the last run's result.
+
+    Raises an exception that is no `Exception`: call it from the workflow's own code, not from a task it waits for.
+    """
+    if current_machine() is None:
+        _outside("continue_as_new")
+    raise ContinueAsNew(args, kwargs)
 
 
 def wait_signal(name: str, timeout: float | timedelta | None = None, *, type: Any = Any) -> Any:

@@ -171,11 +171,13 @@ def _opened(data: bytes | str | None) -> msgspec.Raw:
 
 def _deliver_end(hosted: Hosted, seq: int, data: bytes | str, at_us: int) -> None:
     command = hosted.machine.pending.get(seq)
+    end = msgspec.json.decode(data, type=_End)
     value: Any = None
     failure: BaseException | None = None
     if command is not None:
+        if command.kind != "child" or command.step.child != uuid.UUID(end.id).bytes:
+            return  # a child of a run before this one, see continuing.py
         call: ChildCall = command.step
-        end = msgspec.json.decode(data, type=_End)
         if end.status == "completed":
             try:
                 value = decode_stored(bytes(end.output), call.returns)
@@ -214,6 +216,7 @@ def replay_start(hosted: Hosted, row: Row, replayed: Replayed) -> None:
     id = str(decode_stored(payload)["id"])
     replayed.notes[seq] = _Started(id)
     if command is not None:
+        command.step.child = uuid.UUID(id).bytes
         machine.tell(command.step.begun, uuid.UUID(id).bytes, micros(recorded_at))
 
 

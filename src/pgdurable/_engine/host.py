@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import kinds, probes
 from pgdurable._engine._crew import Crew
+from pgdurable._engine.continuing import run_of
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.parking import Parking
@@ -94,6 +95,7 @@ class Host:
         self.queued: set[bytes] = set()  # those that hold a slot of their queue's
         self.on_slot: Callable[[], None] = lambda: None  # one is free
         self.on_parked: Callable[[int | None], None] = lambda wake_at_us: None
+        self.on_missed: Callable[[bytes], None] = lambda id: None
         self.new_id: Callable[[], bytes] = _no_ids
         self.room: Callable[[], int] = lambda: 0
         self.undo: Callable[[bytes, list[int]], Awaitable[None]] = _no_undo
@@ -153,7 +155,7 @@ class Host:
 
     def _host(
         self, id: bytes, key: str | None, definition: Workflow[Any, Any], input: bytes | str, started_us: int,
-        loaded: Any = None,
+        loaded: Any = None, seed: bytes | None = None,
     ) -> Hosted | None:  # fmt: skip
         if id in self.instances or self.fenced:
             return None
@@ -171,19 +173,24 @@ class Host:
                 logger.error("%s", error)
             self.release(hosted, status, error=encode_error(error))
             return None
-        hosted.machine = self._machine(hosted, definition, args, kwargs, started_us)
+        hosted.machine = self._machine(hosted, definition, args, kwargs, started_us, seed or id)
+        return hosted
+
+    def host_again(self, old: Hosted, input: bytes, started_us: int, seed: bytes) -> Hosted | None:
+        """Hosts the next run of an instance that continues as new."""
+        hosted = self._host(old.id, old.key, old.definition, input, started_us, None, seed)
+        if hosted is not None:
+            hosted.next_event, hosted.consumed, hosted.worker = old.next_event, old.consumed, old.worker
         return hosted
 
     def _machine(
-        self, hosted: Hosted, definition: Workflow[Any, Any], args: Any, kwargs: Any, started_us: int
+        self, hosted: Hosted, definition: Workflow[Any, Any], args: Any, kwargs: Any, started_us: int, seed: bytes
     ) -> Machine:
         title = definition.title
         if definition.is_async:
-            return self.async_machine(
-                hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs)
-            )
+            return self.async_machine(hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs))
         return self.thread_machine(
-            hosted.label, title, hosted.id, started_us, lambda: definition.fn(*args, **kwargs),
+            hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs),
             hosted.thread_waits,
         )  # fmt: skip
 
@@ -208,23 +215,28 @@ class Host:
         history: list[Any],
     ) -> None:
         """Hosts a claimed instance: replays its history (see `replay`), then goes on where it left off."""
-        hosted = self._host(id, key, definition, input, started_us)
+        seed, input, started_us, rows = run_of(id, input, started_us, history)
+        hosted = self._host(id, key, definition, input, started_us, None, seed)
         if hosted is None:
             return
-        if is_asked_for(history):
+        if rows is not history:
+            hosted.next_event = history[0][1] + 1
+        if is_asked_for(rows):
             try:
-                undone = await undone_by_retry(hosted, history)
+                undone = await undone_by_retry(hosted, rows)
                 if undone:
                     await self.undo(id, undone)
                     logger.info("%s is retried: events %s are undone", hosted.label, undone)
             finally:
                 self.instances.pop(id, None)
                 hosted.close()
-            hosted = self._host(id, key, definition, input, started_us)
+            hosted = self._host(id, key, definition, input, started_us, None, seed)
             if hosted is None:
                 return
-            history = [row for row in history if row[1] not in set(undone)]
-        await replay(hosted, history)
+            if rows is not history:
+                hosted.next_event = history[0][1] + 1
+            rows = [row for row in rows if row[1] not in set(undone)]
+        await replay(hosted, rows)
 
     # -- events -----------------------------------------------------------------------------------------------------
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgdurable._engine import kinds, patching
+from pgdurable._engine.continuing import continue_anew
 from pgdurable._engine.steps import StepRun
 from pgdurable._failure import encode_error
 from pgdurable._runtime.machine import Command, Machine
@@ -66,13 +67,14 @@ class Hosted:
         holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
         pausing: it is to stand still: what runs is finished, and nothing more begins.
         closed: the instance is leaving memory; whatever comes is not for us any more.
+        when_settled: called once all that was recorded is acknowledged and delivered.
         worker: the incarnation that holds it; the engine may have joined anew while a commit's outcome is asked for.
     """
 
     __slots__ = (
         "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
         "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
-        "releasing", "settled", "steps", "unacked", "worker",
+        "releasing", "settled", "steps", "unacked", "when_settled", "worker",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -92,6 +94,7 @@ class Hosted:
         self.order_waiter: asyncio.Future[None] | None = None
         self.pending_deliveries: deque[Callable[[], None]] | None = None
         self.settled: asyncio.Future[None] | None = None
+        self.when_settled: Callable[[], None] | None = None
         self.closed = False
         self.releasing = False
         self.missed = False
@@ -231,14 +234,19 @@ class Hosted:
             if not turn.done():
                 turn.set_result(None)
                 break
+        if self.when_settled is not None:
+            self.advance_order()
 
     def advance_order(self) -> None:
-        """Something was acknowledged: lets a transaction that waits for that go on."""
+        """Something was acknowledged: lets go on what waits for all of it, a transaction or the next run."""
         waiter = self.order_waiter
         if waiter is not None and self.unacked == 0:
             self.order_waiter = None
             if not waiter.done():
                 waiter.set_result(None)
+        if self.when_settled is not None and not (self.unacked or self.pending_deliveries or self.holder):
+            go_on, self.when_settled = self.when_settled, None
+            go_on()
 
     # -- after the code has run ----------------------------------------------------------------------------------
 
@@ -267,6 +275,8 @@ class Hosted:
         while self.pending_deliveries and not self.machine.busy and not self.closed:
             self.pending_deliveries.popleft()()
             self.after_burst()
+        if self.when_settled is not None:
+            self.advance_order()
 
     async def settle(self) -> None:
         """Waits until a `def` workflow's thread waits again."""
@@ -323,6 +333,9 @@ class Hosted:
         if self.releasing or self.machine.outcome is None:
             return
         status, value = self.machine.outcome
+        if status == "continued":
+            continue_anew(self, *value)
+            return
         output: bytes | None = None
         error: bytes | None = None
         if status == "completed":

@@ -9,6 +9,7 @@ import asyncio
 import gc
 import logging
 import time
+import uuid
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -200,6 +201,11 @@ class Poller:
                 await asyncio.sleep(min(time.monotonic() - began, _LONGEST_GAP_S))
                 await self._hint.wait(self._interval)
 
+    def look_again(self, id: bytes) -> None:
+        """Asks for the events of an instance here that were seen before, when it took none."""
+        self._claimed.append(uuid.UUID(bytes=id))
+        self.hint()
+
     async def poll(self) -> bool:
         """One look. Returns whether there may be more at once."""
         self.polls += 1
@@ -228,7 +234,7 @@ class Poller:
                     claimed, more = await self._claim(conn, worker)
             self._unsure = self._strays is not None or self._skipped
             self._skipped = False
-            if claimed:
+            if self._claimed:
                 await self._events(conn, self._claimed)
             if self._host.requests and await self._host.requests.look(conn, worker, self._sql):
                 self._watch_requests()

@@ -150,6 +150,7 @@ class Worker:
         host.on_parked = self.poller.hint_at
         host.new_id, host.room = self.new_id, lambda: self.room() if self.listening.default else 0
         host.on_slot = self.poller.hint
+        host.on_missed = self.poller.look_again
         database.on_queue = self.listening.add
         if database.route.pooled:
             database.on_work = self.poller.hint

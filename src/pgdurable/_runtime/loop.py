@@ -19,7 +19,7 @@ from collections.abc import AsyncGenerator, Callable, Coroutine
 from typing import Any, NoReturn, cast
 
 from pgdurable._runtime._cycle import Cycle, Handle
-from pgdurable._runtime.machine import LATEST_US, Command, InstanceDropped, Machine
+from pgdurable._runtime.machine import LATEST_US, Command, ContinueAsNew, InstanceDropped, Machine
 from pgdurable._runtime.order import OrderedFuture, OrderedTask, first_hash, order_as_completed
 from pgdurable._runtime.unwind import Generators, close_generator, unwind
 from pgdurable.errors import WorkflowIoError
@@ -154,7 +154,7 @@ class DeterministicLoop(Cycle, asyncio.AbstractEventLoop):  # type: ignore[misc]
         """A callback raised: what a task raises it keeps, and the outcome tells it."""
         if isinstance(failure, KeyboardInterrupt):
             raise failure  # the process is told to stop; what became of the burst is not recorded
-        if not isinstance(failure, (SystemExit, InstanceDropped)):
+        if not isinstance(failure, (SystemExit, InstanceDropped, ContinueAsNew)):
             self.call_exception_handler({"message": f"error in callback {handle._callback!r}", "exception": failure})
 
     def generator_begun(self, generator: AsyncGenerator[Any, Any]) -> None:
@@ -294,7 +294,8 @@ class AsyncMachine(Machine):
             if main.cancelled():
                 self.outcome = ("cancelled", None)
             elif (error := main.exception()) is not None:
-                self.outcome = ("failed", error)
+                again = isinstance(error, ContinueAsNew)
+                self.outcome = ("continued", error.arguments) if again else ("failed", error)  # type: ignore[union-attr]
             else:
                 self.outcome = ("completed", main.result())
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from pgdurable.errors import NonDeterminismError
 
-__all__ = ["LATEST_US", "MOST_DROPPED", "Command", "InstanceDropped", "Machine", "Settable"]
+__all__ = ["LATEST_US", "MOST_DROPPED", "Command", "ContinueAsNew", "InstanceDropped", "Machine", "Settable"]
 
 LATEST_US = 253_370_764_800_000_000
 """The start of the year 9999: a timer due later, or never, is due then. It fits a timestamptz and a datetime."""
@@ -28,6 +28,17 @@ MOST_DROPPED = 1000
 
 class InstanceDropped(BaseException):
     """Unwinds workflow code whose instance leaves memory. Nothing it does meanwhile is recorded."""
+
+
+class ContinueAsNew(BaseException):
+    """Ends a run of workflow code, for the same instance to begin anew with these arguments.
+
+    The machine's outcome is `continued` then, and signals and a request to cancel that come later are kept.
+    """
+
+    def __init__(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        super().__init__("this run goes on as a new one")
+        self.arguments = (args, kwargs)
 
 
 class Settable(Protocol):
@@ -118,6 +129,7 @@ class Machine:
         self.cancel_requested = False
         self.patches: dict[str, bool] | None = None
         self.history: Any = ()  # what is being replayed
+        self.cancel_is_late = False
         self.dropped = False
         self._dropped_raises = 0
         self.busy = False
@@ -183,6 +195,10 @@ class Machine:
         if waiting:
             return True, waiting.popleft()
         return False, None
+
+    def kept_signals(self) -> list[tuple[str, Any]]:
+        """(name, payload) of the signals that nobody has taken; those of one name in the order they came."""
+        return [(name, payload) for name, waiting in self._signals.items() for payload in waiting]
 
     def add_waiter(self, name: str, future: Any) -> None:
         """Gives the future the next signal of this name that nobody waits for before it."""
@@ -262,10 +278,13 @@ class Machine:
     def request_cancel(self, reason: str | None, at_us: int) -> None:
         """Delivers a request to cancel, once: the code meets `asyncio.CancelledError` where it waits."""
         self._advance(at_us)
-        if self.outcome is not None or self.cancel_requested:
+        if self.cancel_requested or not self._listens():
             return
         self.cancel_requested = True
         self.cancel_reason = reason
+        if self.outcome is not None:
+            self.cancel_is_late = True
+            return
         self.cancel_code()
         self.burst()
 
@@ -276,9 +295,9 @@ class Machine:
     def signal(self, name: str, payload: Any, at_us: int) -> None:
         """Delivers a signal: to the first that waits for it, else kept in order until somebody does."""
         self._advance(at_us)
-        if self.outcome is not None:
+        if not self._listens():
             return
-        waiters = self._waiters.get(name)
+        waiters = self._waiters.get(name) if self.outcome is None else None
         while waiters:
             future = waiters.popleft()
             if not future.done():
@@ -286,7 +305,8 @@ class Machine:
                 break
         else:
             self._signals.setdefault(name, deque()).append(payload)
-        self.burst()
+        if self.outcome is None:
+            self.burst()
 
     def expect(self, event_id: int, seq: int, kind: str, name: str | None, fingerprint: int | None) -> None:
         """Holds a recorded event against the command the code issued under that number.
@@ -362,6 +382,10 @@ class Machine:
     def new_future(self) -> Any:
         """A place for a command's answer."""
         raise NotImplementedError
+
+    def _listens(self) -> bool:
+        """Whether what comes is for this run, or for the next one of an instance that continues as new."""
+        return self.outcome is None or self.outcome[0] == "continued"
 
     def _advance(self, at_us: int) -> None:
         # Never back: a transaction's time is when it began, which may be before an event that came first.

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from pgdurable._runtime.current import bind_thread
-from pgdurable._runtime.machine import Command, InstanceDropped, Machine
+from pgdurable._runtime.machine import Command, ContinueAsNew, InstanceDropped, Machine
 
 __all__ = ["Slot", "ThreadMachine"]
 
@@ -156,6 +156,8 @@ class ThreadMachine(Machine):
             if self.dropped:
                 return
             self.outcome = ("cancelled", None)
+        except ContinueAsNew as again:
+            self.outcome = ("continued", again.arguments)
         except BaseException as error:
             if self.dropped:
                 return
