@@ -1,4 +1,4 @@
-"""Limits hold over all processes while workers are killed: a trigger looks at every claim; nothing is lost or doubled."""
+"""Limits hold over all processes while workers are killed: a trigger looks at every claim. Nothing is lost."""
 
 from __future__ import annotations
 
