@@ -13,7 +13,7 @@ import numpy
 import pytest
 
 import pgdurable as pgd
-from pgdurable.testing import SimulatedFailure, Simulation, Stalled, crash_everywhere
+from pgdurable.testing import SimulatedFailure, Simulation, Stalled, crash_everywhere, replay
 
 
 @pgd.step(retry=pgd.Retry(max_attempts=3, initial=10))
@@ -482,3 +482,99 @@ async def test_what_it_does_not_run_stays_pending() -> None:
         handle = await sim.start(one_step, "ada")
         with pytest.raises(Stalled, match="no such workflow is registered"):
             await handle.result()
+
+
+# --- what a step may be told ----------------------------------------------------------------------------------------
+
+
+@pgd.step(heartbeat_timeout=5, retry=pgd.Retry(max_attempts=3, initial=1))
+async def beats(n: int) -> int:
+    return n
+
+
+@pgd.step(executor="process")
+def apart(n: int) -> int:
+    return 2 * n
+
+
+@pgd.step(max_concurrency=2)
+async def narrow(n: int) -> int:
+    return n
+
+
+@pgd.step(rate_limit=(1, 60))
+async def rated(n: int) -> int:
+    return n
+
+
+@pgd.step(at_most_once=True)
+async def once(n: int) -> int:
+    return n
+
+
+@pgd.step(total_timeout=30, retry=pgd.Retry(max_attempts=None, initial=7, multiplier=1))
+async def out_of_luck() -> None:
+    raise OSError("no luck")
+
+
+@pgd.workflow(name="testing.told")
+async def told(what: str) -> Any:
+    if what == "heartbeat":
+        return await beats(1)
+    if what == "process":
+        return await apart(4)
+    if what == "at once":
+        return [*await asyncio.gather(*(narrow(n) for n in range(5))), *await asyncio.gather(rated(7), rated(8))]
+    try:
+        return await (once(1) if what == "once" else out_of_luck())
+    except (pgd.StepInterrupted, pgd.StepTimeout) as error:
+        return type(error).__name__
+
+
+async def test_limits_are_counted_by_the_simulations_clock() -> None:
+    async with Simulation() as sim:
+        began = sim.now
+        assert await (await sim.start(told, "total")).result() == "StepTimeout"
+        assert sim.now - began == dt.timedelta(seconds=28)  # a sixth attempt would come too late
+        sim.mock(narrow, takes=10)
+        assert await (await sim.start(told, "at once")).result() == [0, 1, 2, 3, 4, 7, 8]
+        assert sim.now - began == dt.timedelta(seconds=58)  # two at once; rates are not kept here
+        assert await (await sim.start(told, "process")).result() == 8
+
+
+async def test_heartbeats_keep_an_attempt_alive() -> None:
+    async with Simulation() as sim:
+
+        async def beating(n: int) -> str:
+            for beat in range(4):
+                await sim.sleep(3)
+                pgd.heartbeat(beat)
+            if len(sim.calls(beats)) == 1:
+                await sim.sleep(math.inf)
+            return "alive"
+
+        sim.mock(beats, side_effect=beating)
+        with pytest.raises(pgd.InstanceFailed, match="result of step beats"):  # which is no int
+            await (await sim.start(told, "heartbeat")).result()
+        assert [call.at.second for call in sim.calls(beats)] == [0, 18]  # 12 s of beats, 5 s without, 1 s of backoff
+
+
+async def test_a_step_that_runs_at_most_once_is_interrupted_by_a_crash() -> None:
+    async with Simulation() as sim:
+        sim.crash_at("step.ran")
+        assert await (await sim.start(told, "once")).result() == "StepInterrupted"
+        assert len(sim.calls(once)) == 1
+
+
+async def test_a_histories_children_are_replayed_and_redacted() -> None:
+    @pgd.workflow(name="testing.parent")
+    async def parent(who: str) -> list[Any]:
+        return [await told("process"), await one_step(who)]
+
+    async with Simulation() as sim:
+        handle = await sim.start(parent, "secret")
+        assert await handle.result() == [8, "secret 0"]
+        assert replay(parent, sim.export(handle))[0].result == [8, "secret 0"]
+        text = sim.export(handle, redact=True)
+        assert "secret" not in text
+        assert replay(parent, text)[0].result == [0, "x" * len("secret 0")]

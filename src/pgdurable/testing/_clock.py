@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import bisect
 import heapq
 import math
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from time import perf_counter
 from typing import Any
 
 from pgdurable._runtime.machine import LATEST_US
@@ -55,6 +57,7 @@ class VirtualClock:
         self._now_us = start_us
         self._count = 0
         self._heap: list[tuple[int, int, Alarm]] = []
+        self._moves: list[tuple[float, int]] = []  # when the clock was moved, by perf_counter, and from what time
 
     def now_us(self) -> int:
         """Microseconds since 1970."""
@@ -63,6 +66,12 @@ class VirtualClock:
     def seconds(self) -> float:
         """Seconds since 1970."""
         return self._now_us / 1e6
+
+    def since(self, reading: float) -> float:
+        """Seconds of this clock since a reading of `perf_counter`."""
+        place = bisect.bisect_left(self._moves, (reading, 0))
+        then_us = self._moves[place][1] if place < len(self._moves) else self._now_us
+        return (self._now_us - then_us) / 1e6
 
     @property
     def now(self) -> datetime:
@@ -104,7 +113,9 @@ class VirtualClock:
     def advance_to(self, at_us: int) -> None:
         """Lets it be that time, and rings the alarms up to then, in order. It never goes back."""
         loop = asyncio.get_running_loop()
-        self._now_us = max(self._now_us, at_us)
+        if at_us > self._now_us:
+            self._moves.append((perf_counter(), self._now_us))
+            self._now_us = at_us
         while self._heap and self._heap[0][0] <= self._now_us:
             _, _, alarm = heapq.heappop(self._heap)
             if not alarm.cancelled_:

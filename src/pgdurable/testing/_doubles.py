@@ -157,11 +157,15 @@ class Doubles:
         double = copy.copy(step)
         double.retry = dataclasses.replace(step.retry, jitter=0.0)
         instance = str(label).removeprefix("instance ")
-        if step.kind == "thread":
+        double.rate_limit = None  # a simulation has no other workers to share it with
+        double.admitted = step.record_pending or step.max_concurrency is not None
+        if step.kind in ("thread", "process"):
+            double.kind = "thread"
             double.fn = self._in_thread(step, instance, self.loop)
         else:
             double.kind = "async"
             double.fn = self._in_loop(step, instance)
+        double.direct = double.kind == "async" and not double.admitted and double.total_timeout is None
         functools.update_wrapper(double.fn, step.fn)
         if step.kind == "transaction":
             signature = inspect.signature(step.fn)

@@ -96,7 +96,7 @@ class Process:
         host.admission = Admission(host, LocalRates(host), Processes(host.loop, 1))
         host.worker = number
         host.call_later = clock.call_later
-        host.lasted = _no_time
+        host.lasted = clock.since
         host.timers = Timers(cast(Any, clock), cast(Any, clock), host._timer_due)
         host.parking = Parking(0.0, clock.seconds) if park_after is None else _ParkingByClock(
             park_after, clock, host.park_idle
@@ -216,8 +216,3 @@ class Process:
         if self._looking is not None and self._looking is not asyncio.current_task(host.loop):
             self._looking.cancel()
         host.threads.shutdown(wait=False, cancel_futures=True)
-
-
-def _no_time(started: float) -> float:
-    """How long a step has run when it first waits: by the simulation's clock, not at all."""
-    return 0.0
