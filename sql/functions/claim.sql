@@ -39,7 +39,9 @@ declare
     fewest smallint;
     company int := 0;
     listens_default boolean := listens is null or 'default' = any (listens);
-    limited text[] := array(select q.name from @extschema@.queues q where listens is null or q.name = any (listens));
+    limited text[] := '{}';
+    aside text;
+    lined text;
     most_queued int := room;
     queued_ids uuid[] := '{}';
     queued_at timestamptz;
@@ -64,29 +66,33 @@ begin
          ) s
          where w.state in ('dead', 'stopped') and not w.emptied;
         company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
-        -- The lines of queues. Where there is nothing of that kind, these two looks find it out.
+        -- The lines of queues. Where there is nothing of that kind, one look at three empty indexes finds it out.
+        select array(select q.name from @extschema@.queues q where listens is null or q.name = any (listens)),
+               (select i.queue
+                  from @extschema@.instances i
+                 where i.owner is null and i.status in ('pending', 'waiting')
+                   and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
+                   and (i.status = 'waiting' or i.line is null)
+                 order by i.queue
+                 limit 1),
+               (select i.queue
+                  from @extschema@.instances i
+                 where i.owner is null and i.status = 'pending' and i.line is not null
+                 order by i.queue
+                 limit 1)
+          into limited, aside, lined;
         if limited <> '{}' and exists (
             select from @extschema@.workers w where w.state in ('dead', 'stopped') and not w.emptied)
+           and @extschema@.line_up_orphans(names, versions, is_current, limited) > 0
         then
-            perform @extschema@.line_up_orphans(names, versions, is_current, limited);
+            lined := limited[1];
         end if;
-        if (select i.queue
-              from @extschema@.instances i
-             where i.owner is null and i.status in ('pending', 'waiting')
-               and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-               and (i.status = 'waiting' or i.line is null)
-             order by i.queue
-             limit 1) is not null
+        if aside is not null
            and @extschema@.line_up(names, versions, is_current, listens, after_event, greatest(room, 500))
         then
             again := clock_timestamp();
         end if;
-        if (select i.queue
-              from @extschema@.instances i
-             where i.owner is null and i.status = 'pending' and i.line is not null
-             order by i.queue
-             limit 1) is not null
-        then
+        if lined is not null or aside is not null then
             -- Neither they nor the plain ones starve the others: who comes first has all the room every other time.
             if listens_default and random() < 0.5 and exists (
                 select from unnest(names, due_since) as m (name, since)
