@@ -40,8 +40,7 @@ declare
     company int := 0;
     listens_default boolean := listens is null or 'default' = any (listens);
     limited text[] := '{}';
-    aside text;
-    lined text;
+    queued text;
     most_queued int := room;
     queued_ids uuid[] := '{}';
     queued_at timestamptz;
@@ -66,33 +65,25 @@ begin
          ) s
          where w.state in ('dead', 'stopped') and not w.emptied;
         company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
-        -- The lines of queues. Where there is nothing of that kind, one look at three empty indexes finds it out.
+        -- The lines of queues. Where there is nothing of that kind, a look at two empty indexes finds it out.
         select array(select q.name from @extschema@.queues q where listens is null or q.name = any (listens)),
                (select i.queue
                   from @extschema@.instances i
                  where i.owner is null and i.status in ('pending', 'waiting')
                    and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                   and (i.status = 'waiting' or i.line is null)
-                 order by i.queue
-                 limit 1),
-               (select i.queue
-                  from @extschema@.instances i
-                 where i.owner is null and i.status = 'pending' and i.line is not null
                  order by i.queue
                  limit 1)
-          into limited, aside, lined;
+          into limited, queued;
         if limited <> '{}' and exists (
             select from @extschema@.workers w where w.state in ('dead', 'stopped') and not w.emptied)
            and @extschema@.line_up_orphans(names, versions, is_current, limited) > 0
         then
-            lined := limited[1];
+            queued := limited[1];
         end if;
-        if aside is not null
-           and @extschema@.line_up(names, versions, is_current, listens, after_event, greatest(room, 500))
-        then
-            again := clock_timestamp();
-        end if;
-        if lined is not null or aside is not null then
+        if queued is not null then
+            if @extschema@.line_up(names, versions, is_current, listens, after_event, greatest(room, 500)) then
+                again := clock_timestamp();
+            end if;
             -- Neither they nor the plain ones starve the others: who comes first has all the room every other time.
             if listens_default and random() < 0.5 and exists (
                 select from unnest(names, due_since) as m (name, since)
@@ -207,6 +198,7 @@ begin
                input = case when i.gathered is null or i.started_at is not null then i.input
                             else @extschema@.batch_input(i.id, i.input) end,
                line = null,
+               hold = case when i.hold like '["gather%' then null else i.hold end,
                takeovers = i.takeovers + (exists (select from orphans o where o.id = i.id and o.died))::int,
                strikes = i.strikes + (exists (select from orphans o where o.id = i.id and o.died))::int,
                taken_at = now(),

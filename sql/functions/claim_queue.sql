@@ -161,8 +161,10 @@ begin
                 select i.id, i.wake_at
                   from @extschema@.instances i
                  where i.queue = claim_queue.queue and i.workflow = l.workflow
-                   and hashtextextended(i.partition, 0) = l.hash and i.line = l.rank
-                   and i.owner is null and i.status = 'pending' and i.line is not null
+                   and (case when i.line is not null then hashtextextended(i.partition, 0) end) = l.hash
+                   and i.line = l.rank
+                   and i.owner is null and i.status in ('pending', 'waiting')
+                   and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
                    and exists (select from unnest(names, versions, is_current) as m (name, version, is_current)
                                 where m.name = i.workflow
                                   and (m.version = i.version or (i.version is null and m.is_current)))

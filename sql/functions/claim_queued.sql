@@ -23,7 +23,8 @@ begin
             select q.queue
               from (select i.queue
                       from @extschema@.instances i
-                     where i.owner is null and i.status = 'pending' and i.line is not null
+                     where i.owner is null and i.status in ('pending', 'waiting')
+                       and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
                      order by i.queue
                      limit 1) q
             union all
@@ -32,7 +33,8 @@ begin
              cross join lateral (
                 select i.queue
                   from @extschema@.instances i
-                 where i.owner is null and i.status = 'pending' and i.line is not null and i.queue > q.queue
+                 where i.owner is null and i.status in ('pending', 'waiting')
+                   and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '') and i.queue > q.queue
                  order by i.queue
                  limit 1
              ) n

@@ -7,9 +7,7 @@ set search_path = pg_catalog, pg_temp
 as $$
     select i.id
       from @extschema@.instances i
-     where i.debounce = key and i.workflow = find_debounced.workflow
-       and i.queue = find_debounced.queue and i.partition = coalesce(find_debounced.partition, '')
-       and coalesce(i.version, '') = coalesce(find_debounced.version, '')
-       and i.owner is null and i.status = 'pending' and i.started_at is null
+     where i.queue = find_debounced.queue and i.status in ('pending', 'paused')
+       and i.hold = @extschema@.gathering_key(find_debounced.workflow, version, find_debounced.partition, key)
        and not @extschema@.hidden(i.submitted_by)
 $$;

@@ -65,10 +65,11 @@ begin
                 else least(from_event, coalesce(max(h.event_id), 0) + 1) end into place
       from @extschema@.history h where h.instance_id = target;
     insert into @extschema@.instances
-        (id, workflow, version, status, queue, priority, wake_at, started_at, deadline, submitted_by, input, labels)
+        (id, workflow, version, status, queue, priority, wake_at, started_at, deadline, submitted_by, input, labels,
+         partition)
     values (copy, source.workflow, coalesce(fork.version, source.version), 'pending', coalesce(fork.queue, source.queue),
             source.priority, now(), now(), now() + (source.deadline - source.created_at), @extschema@.caller(),
-            coalesce(fork.input, source.input), source.labels)
+            coalesce(fork.input, source.input), source.labels, source.partition)
     on conflict do nothing;
     if not found then
         return coalesce(new_id, copy::text);

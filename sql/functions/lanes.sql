@@ -9,24 +9,26 @@ as $$
         select f.workflow, f.hash, f.line, f.partition
           from (select distinct u.name from unnest(names) as u (name)) n
          cross join lateral (
-            select i.workflow, hashtextextended(i.partition, 0) as hash, i.line, i.partition
+            select i.workflow, (case when i.line is not null then hashtextextended(i.partition, 0) end) as hash, i.line, i.partition
               from @extschema@.instances i
              where i.queue = lanes.queue and i.workflow = n.name
-               and i.owner is null and i.status = 'pending' and i.line is not null
-               and hashtextextended(i.partition, 0) >= since
-             order by hashtextextended(i.partition, 0), i.line
+               and i.owner is null and i.status in ('pending', 'waiting')
+               and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
+               and (case when i.line is not null then hashtextextended(i.partition, 0) end) >= since
+             order by (case when i.line is not null then hashtextextended(i.partition, 0) end), i.line
              limit 1
          ) f
         union all
         select f.workflow, f.hash, f.line, f.partition
           from lane l
          cross join lateral (
-            select i.workflow, hashtextextended(i.partition, 0) as hash, i.line, i.partition
+            select i.workflow, (case when i.line is not null then hashtextextended(i.partition, 0) end) as hash, i.line, i.partition
               from @extschema@.instances i
              where i.queue = lanes.queue and i.workflow = l.workflow
-               and i.owner is null and i.status = 'pending' and i.line is not null
-               and (hashtextextended(i.partition, 0), i.line) > (l.hash, l.rank)
-             order by hashtextextended(i.partition, 0), i.line
+               and i.owner is null and i.status in ('pending', 'waiting')
+               and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
+               and ((case when i.line is not null then hashtextextended(i.partition, 0) end), i.line) > (l.hash, l.rank)
+             order by (case when i.line is not null then hashtextextended(i.partition, 0) end), i.line
              limit 1
          ) f
     )

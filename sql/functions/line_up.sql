@@ -36,7 +36,6 @@ begin
                   from @extschema@.instances i
                  where i.owner is null and i.status in ('pending', 'waiting')
                    and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                   and (i.status = 'waiting' or i.line is null)
                  order by i.queue
                  limit 1) q
         union all
@@ -47,7 +46,6 @@ begin
               from @extschema@.instances i
              where i.owner is null and i.status in ('pending', 'waiting')
                and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-               and (i.status = 'waiting' or i.line is null)
                and i.queue > q.queue
              order by i.queue
              limit 1
@@ -61,12 +59,13 @@ begin
           from @extschema@.instances i
          where i.queue = q.queue and i.workflow = n.name and i.owner is null and i.status in ('pending', 'waiting')
            and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-           and (i.status = 'waiting' or i.line is null)
+           and (case when i.line is not null then hashtextextended(i.partition, 0) end) is null and i.line is null
            and i.wake_at <= now()
            and exists (select from unnest(names, versions, is_current) as m (name, version, is_current)
                         where m.name = i.workflow
                           and (m.version = i.version or (i.version is null and m.is_current)))
-         order by i.wake_at
+         -- As the index has them; the first two are null.
+         order by (case when i.line is not null then hashtextextended(i.partition, 0) end), i.line, i.wake_at
          limit most
            for update of i skip locked
      ) d

@@ -27,7 +27,6 @@ begin
           from @extschema@.instances i
          where i.owner is null and i.status in ('pending', 'waiting')
            and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-           and (i.status = 'waiting' or i.line is null)
          order by i.queue
          limit 1) is not null
     then
@@ -37,7 +36,6 @@ begin
                       from @extschema@.instances i
                      where i.owner is null and i.status in ('pending', 'waiting')
                        and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                       and (i.status = 'waiting' or i.line is null)
                      order by i.queue
                      limit 1) q
             union all
@@ -48,7 +46,6 @@ begin
                   from @extschema@.instances i
                  where i.owner is null and i.status in ('pending', 'waiting')
                    and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                   and (i.status = 'waiting' or i.line is null)
                    and i.queue > q.queue
                  order by i.queue
                  limit 1
@@ -62,8 +59,8 @@ begin
               from @extschema@.instances i
              where i.queue = q.queue and i.workflow = n.name and i.owner is null and i.status in ('pending', 'waiting')
                and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-               and (i.status = 'waiting' or i.line is null)
-             order by i.wake_at
+               and (case when i.line is not null then hashtextextended(i.partition, 0) end) is null and i.line is null
+             order by (case when i.line is not null then hashtextextended(i.partition, 0) end), i.line, i.wake_at
              limit 1
          ) d
          where listens is null or q.queue = any (listens);

@@ -8,7 +8,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     update @extschema@.instances i
-       set status = 'pending', owner = null, error = null, output = null, strikes = 0, finished_at = null,
+       set status = 'pending', owner = null, error = null, output = null, strikes = 0, finished_at = null, hold = null,
            wake_at = now(), started_at = coalesce(i.started_at, i.created_at),
            deadline = case when i.deadline < now() then now() + (i.deadline - i.created_at) else i.deadline end
      where i.id = target and i.status in ('failed', 'timed_out');

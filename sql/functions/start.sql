@@ -29,6 +29,7 @@ as $$
 declare
     new_id uuid := coalesce(instance, @extschema@.new_id());
     there record;
+    held text := case when dedup is not null then jsonb_build_array('dedup', dedup)::text end;
     queued boolean := queue <> 'default' or priority <> 0 or coalesce(partition, '') <> '';
 begin
     if workflow is null or workflow = '' then
@@ -80,10 +81,10 @@ begin
     end if;
     loop
         insert into @extschema@.instances
-            (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, dedup, line)
+            (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, hold, line)
         values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
                 now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels,
-                coalesce(start.partition, ''), start.dedup,
+                coalesce(start.partition, ''), held,
                 case when queued and coalesce(delay, interval '0') <= interval '0' then start.priority end)
         on conflict do nothing;
         exit when found or dedup is null;
@@ -91,7 +92,7 @@ begin
         exit when exists (select from @extschema@.instances i where i.id = new_id);
         select i.id, i.workflow, @extschema@.hidden(i.submitted_by) as hidden into there
           from @extschema@.instances i
-         where i.queue = start.queue and i.dedup = start.dedup
+         where i.queue = start.queue and i.hold = held
            and i.status in ('pending', 'running', 'waiting', 'paused');
         continue when not found;
         if there.hidden or there.workflow <> start.workflow then

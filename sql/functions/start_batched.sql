@@ -23,8 +23,7 @@ language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-    -- No key of start_debounced begins like this.
-    open_key constant text := E'\x01batch ' || @extschema@.caller();
+    held constant text := @extschema@.gathering_key(workflow, version, partition, null);
     filling record;
     first int := 1;
     last int;
@@ -47,17 +46,14 @@ begin
     while first <= n loop
         select i.id, i.gathered into filling
           from @extschema@.instances i
-         where i.debounce = open_key and i.workflow = start_batched.workflow
-           and i.queue = start_batched.queue and i.partition = coalesce(start_batched.partition, '')
-           and coalesce(i.version, '') = coalesce(start_batched.version, '')
-           and i.owner is null and i.status = 'pending' and i.started_at is null
+         where i.queue = start_batched.queue and i.hold = held and i.status in ('pending', 'paused')
            for update;
         if not found then
             insert into @extschema@.instances
-                (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, partition, debounce, gathered)
+                (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, partition, hold, gathered)
             values (@extschema@.new_id(), start_batched.workflow, start_batched.version, 'pending', start_batched.queue,
                     start_batched.priority, now() + wait, @extschema@.caller(), jsonb_build_object(parameter, '[]'::jsonb),
-                    coalesce(start_batched.partition, ''), open_key, 0)
+                    coalesce(start_batched.partition, ''), held, 0)
             on conflict do nothing;
             continue;
         end if;
@@ -70,7 +66,7 @@ begin
         get diagnostics added = row_count;
         update @extschema@.instances i
            set gathered = i.gathered + added,
-               debounce = case when i.gathered + added < most then i.debounce end,
+               hold = case when i.gathered + added < most then i.hold end,
                wake_at = case when i.gathered + added < most then i.wake_at else least(i.wake_at, now()) end,
                line = case when i.gathered + added >= most
                                 and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '') then i.priority

@@ -28,11 +28,11 @@ as $$
 declare
     new_id uuid := coalesce(instance, @extschema@.new_id());
     bound interval := coalesce(longest, 10 * wait);
+    held text := @extschema@.gathering_key(workflow, version, partition, key);
     there record;
 begin
     if octet_length(workflow) not between 1 and 512 or octet_length(version) > 512 or octet_length(queue) > 512
-       or octet_length(partition) > 512 or octet_length(key) not between 1 and 512 or workflow is null or key is null
-       or key like E'\x01%' then
+       or octet_length(partition) > 512 or octet_length(key) not between 1 and 512 or workflow is null or key is null then
         raise exception using errcode = 'PGD05',
             message = 'start_debounced needs the name of a workflow and a key, each of 1 to 512 bytes',
             hint = 'So have a version, queue or partition at most 512 bytes.';
@@ -49,10 +49,10 @@ begin
     end if;
     loop
         insert into @extschema@.instances
-            (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, debounce)
+            (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, hold)
         values (new_id, start_debounced.workflow, start_debounced.version, 'pending', start_debounced.queue,
                 start_debounced.priority, now() + wait, @extschema@.caller(), start_debounced.input,
-                start_debounced.labels, coalesce(start_debounced.partition, ''), start_debounced.key)
+                start_debounced.labels, coalesce(start_debounced.partition, ''), held)
         on conflict do nothing;
         if found then
             perform pg_notify(@extschema@.channel(), 'due');
@@ -60,10 +60,7 @@ begin
         end if;
         select i.id, @extschema@.hidden(i.submitted_by) as hidden into there
           from @extschema@.instances i
-         where i.debounce = start_debounced.key and i.workflow = start_debounced.workflow
-           and i.queue = start_debounced.queue and i.partition = coalesce(start_debounced.partition, '')
-           and coalesce(i.version, '') = coalesce(start_debounced.version, '')
-           and i.owner is null and i.status = 'pending' and i.started_at is null
+         where i.queue = start_debounced.queue and i.hold = held and i.status in ('pending', 'paused')
            for update;
         if not found then
             -- This call has been sent before, and what it started has begun since.

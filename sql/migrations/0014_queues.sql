@@ -6,38 +6,32 @@
 
 alter table @extschema@.instances add column partition text not null default '';
 alter table @extschema@.instances add column line int;
-alter table @extschema@.instances add column dedup text;
-alter table @extschema@.instances add column debounce text;
+alter table @extschema@.instances add column hold text;
 alter table @extschema@.instances add column gathered int;
 comment on column @extschema@.instances.queue is 'The queue it waits in. Every queue but `default` may have limits.';
 comment on column @extschema@.instances.priority is 'Within a partition of its queue: the lower goes first.';
 comment on column @extschema@.instances.partition is 'Whose share of the queue it takes, for instance a tenant; empty: none.';
 comment on column @extschema@.instances.line is
     'Its rank in the line of its queue while it is pending: the priority, or -100000 for one that has begun before. Null: not in line.';
-comment on column @extschema@.instances.dedup is 'While it lives, another start with this key in its queue gives this one.';
-comment on column @extschema@.instances.debounce is
-    'Until it begins, another start with this key replaces its input, or adds to it.';
+comment on column @extschema@.instances.hold is
+    'A key of its queue that no other living instance has: `["dedup", key]` until it ends, `["gather", ...]` until it begins.';
 comment on column @extschema@.instances.gathered is 'Of a batch: how many inputs have been gathered. See batch_inputs.';
 
 -- What a worker claims without asking anybody.
 drop index if exists @extschema@.instances_due;
 create index instances_due on @extschema@.instances (workflow, wake_at)
     where owner is null and status in ('pending', 'waiting') and queue = 'default' and priority = 0 and partition = '';
--- What is not in line yet: delayed starts, parked instances.
-create index instances_aside on @extschema@.instances (queue, workflow, wake_at)
-    where owner is null and status in ('pending', 'waiting') and (queue <> 'default' or priority <> 0 or partition <> '')
-      and (status = 'waiting' or line is null);
--- The lines. A hash stands for the partition: with an even spread, a random one is easily found.
-create index instances_line on @extschema@.instances (queue, workflow, hashtextextended(partition, 0), line, wake_at)
-    where owner is null and status = 'pending' and line is not null;
+-- All others that wait: those in line, by the hash of their partition (with an even spread, a random one is easily found);
+-- then those that are not in line yet, delayed starts and parked instances, by when they are due. One index for both: each
+-- costs every insert and update of a plain instance a look at its condition.
+create index instances_queued on @extschema@.instances
+    (queue, workflow, (case when line is not null then hashtextextended(partition, 0) end), line, wake_at)
+    where owner is null and status in ('pending', 'waiting') and (queue <> 'default' or priority <> 0 or partition <> '');
 -- Who holds a slot.
 create index instances_slots on @extschema@.instances (queue, partition, owner)
-    where owner is not null and status in ('pending', 'running') and queue <> 'default';
-create unique index instances_dedup on @extschema@.instances (queue, dedup)
-    where dedup is not null and status in ('pending', 'running', 'waiting', 'paused');
-create unique index instances_gathering
-    on @extschema@.instances (debounce, workflow, queue, partition, (coalesce(version, '')))
-    where debounce is not null and owner is null and status = 'pending' and started_at is null;
+    where queue <> 'default' and owner is not null and status in ('pending', 'running');
+create unique index instances_hold on @extschema@.instances (queue, hold)
+    where hold is not null and status in ('pending', 'running', 'waiting', 'paused');
 
 alter table @extschema@.queues drop column settings;
 alter table @extschema@.queues

@@ -135,11 +135,7 @@ select i.workflow, i.version, count(*)
       from @extschema@.instances o
      where o.owner is null and o.status in ('pending', 'waiting')
        and (o.queue <> 'default' or o.priority <> 0 or o.partition <> ''::text)
-       and (o.status = 'waiting' or o.line is null) and o.wake_at <= now()
-    union all
-    select o.workflow, o.version
-      from @extschema@.instances o
-     where o.owner is null and o.status = 'pending' and o.line is not null
+       and o.wake_at <= now()
   ) i
  where not exists (
         select from @extschema@.workers w, jsonb_array_elements(w.workflows) as has (entry)

@@ -30,10 +30,5 @@ select i.queue, i.workflow,
       from @extschema@.instances o
      where o.owner is null and o.status in ('pending', 'waiting')
        and (o.queue <> 'default' or o.priority <> 0 or o.partition <> '')
-       and (o.status = 'waiting' or o.line is null)
-    union all
-    select o.queue, o.workflow, o.owner, o.wake_at, o.partition
-      from @extschema@.instances o
-     where o.owner is null and o.status = 'pending' and o.line is not null
   ) i
  group by i.queue, i.workflow;

@@ -508,3 +508,36 @@ def test_queue_stats_tell_who_listens(ns: Namespace) -> None:
     assert ns.rows(stats) == [("mail", 3, 2, 0, True)]
     ns.one("""select @.join_worker('y', '[{"name": "w", "version": "1"}]', '1 minute')""")
     assert ns.rows(stats) == [("mail", 3, 2, 1, True)]
+
+
+def test_a_failed_instance_that_is_retried_has_lost_its_key(ns: Namespace) -> None:
+    start = "select @.start('w', queue => 'mail', dedup => 'k')"
+    first = ns.one(start)
+    ns.rows("update @.instances set status = 'failed'")
+    second = ns.one(start)
+    assert ns.one("select @.retry(%s)", first)
+    assert ns.rows("select status, count(*) from @.instances group by 1") == [("pending", 2)]
+    assert ns.one(start) == second
+
+
+def test_what_gathers_goes_on_gathering_while_it_is_paused(ns: Namespace) -> None:
+    debounced = "select @.start_debounced('w', %s, 'k', '1 minute')"
+    first = ns.one(debounced, '{"n": 1}')
+    batched = "select array(select @.start_batched('b', 'names', array[@.new_id()], array['1'], 5, '1 minute'))"
+    (batch,) = ns.one(batched)
+    ns.rows("select @.pause(id::text) from @.instances")
+    assert ns.one(debounced, '{"n": 2}') == first
+    assert ns.one(batched) == [batch]
+    assert ns.rows("select status, input, gathered from @.instances order by workflow desc") == [
+        ("paused", {"n": 2}, None), ("paused", {"names": []}, 2)
+    ]  # fmt: skip
+    ns.rows("update @.instances set status = 'cancelled'")
+    assert ns.one(debounced, '{"n": 3}') != first
+
+
+def test_a_fork_stays_in_its_partition(ns: Namespace) -> None:
+    (id,) = fill(ns, 1, partition="a")
+    ns.rows("update @.instances set status = 'completed'")
+    ns.one("select @.fork(%s)", str(id))
+    assert ns.rows("select partition, queue from @.instances where status = 'pending'") == [("a", "mail")]
+    assert len(claim(ns, ns.worker())) == 1
