@@ -19,7 +19,7 @@ FLOORS: list[set[str]] = [
     {"__init__", "__main__"},
     {"cli", "testing", "ui"},
     {"engine", "client", "handle", "sync", "_client", "_engine"},
-    {"workflow", "batch", "child", "steps", "heartbeats", "context", "retry", "codec"}
+    {"workflow", "batch", "child", "saga", "sending", "steps", "heartbeats", "context", "retry", "codec"}
     | {"encryption", "_arguments", "_failure", "_mismatch", "info", "logs", "patches"},
     {"_runtime", "_store"},
     {"_core"},

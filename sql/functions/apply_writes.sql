@@ -19,6 +19,11 @@ begin
                 perform @extschema@.write_continue(ids[n]);
             when 'cancel' then
                 perform @extschema@.request_cancel(ids[n], bodies[n] ->> 'reason');
+            when 'send_signal' then
+                perform @extschema@.signal(bodies[n] ->> 'id', bodies[n] ->> 'name', bodies[n] -> 'payload',
+                                           (bodies[n] ->> 'key')::uuid);
+            when 'send_cancel' then
+                perform @extschema@.send_cancel(bodies[n]);
             when 'event' then
                 perform @extschema@.write_event(ids[n], bodies[n]);
             when 'state' then

@@ -46,6 +46,8 @@ from pgdurable.errors import (
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
+from pgdurable.saga import CompensationFailed, Saga, saga
+from pgdurable.sending import signal
 from pgdurable.steps import Step, Transaction, step, transaction
 from pgdurable.workflow import Workflow, workflow
 
@@ -57,6 +59,7 @@ __all__ = [
     "ChildHandle",
     "Client",
     "CodecError",
+    "CompensationFailed",
     "ConnectionFailed",
     "EmbeddedServer",
     "Encryption",
@@ -84,6 +87,7 @@ __all__ = [
     "Queues",
     "Retry",
     "RetryAfter",
+    "Saga",
     "Schedule",
     "ScheduleNotFound",
     "Schedules",
@@ -107,6 +111,8 @@ __all__ = [
     "patched",
     "progress",
     "random",
+    "saga",
+    "signal",
     "sleep",
     "start_child",
     "step",

@@ -15,6 +15,7 @@ from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import encode
 from pgdurable.errors import PgDurableError
 from pgdurable.retry import seconds
+from pgdurable.sending import Sending, send, signal
 
 if TYPE_CHECKING:
     from pgdurable.workflow import Workflow
@@ -135,6 +136,14 @@ class ChildHandle(Generic[R]):
 
     async def _result(self) -> R:
         return cast(R, await asyncio.shield(self._command.future))
+
+    def signal(self, name: str, payload: Any = None) -> Any:
+        """Sends the child a signal, as `pgdurable.signal` does. Raises PgDurableError when it has ended."""
+        return signal(self.instance_id, name, payload)
+
+    def cancel(self, reason: str | None = None) -> Any:
+        """Asks the child to cancel: its code meets a CancelledError. One that has ended already stays as it is."""
+        return send(self._machine, Sending("cancel", str(self.instance_id), None, encode(reason)))
 
     def __repr__(self) -> str:
         return f"<ChildHandle {self._command.name} {self.id}>"

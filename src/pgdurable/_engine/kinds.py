@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgdurable._engine import cancellation, children, earlier, requests
+from pgdurable._engine import cancellation, children, earlier, requests, sending
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
@@ -46,6 +46,7 @@ class CommandKind(Protocol):
 
 COMMANDS: dict[str, CommandKind] = {
     "child": children.Kind(),
+    "send": sending.Kind(),
 }
 
 ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
@@ -54,6 +55,7 @@ ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
     "child": children.replay_start,
     "child_end": children.replay_end,
     "child_cancel": children.replay_cancel,
+    "send": sending.replay_row,
 }
 
 EVENTS: dict[str, Callable[[Hosted, Event], None]] = {

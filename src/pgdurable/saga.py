@@ -1,0 +1,156 @@
+"""Sagas: steps with their undoing beside them, so that a workflow that fails half-way leaves nothing half done."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, TypeVar
+
+from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.machine import ContinueAsNew, InstanceDropped
+from pgdurable._runtime.thread import ThreadMachine
+from pgdurable.errors import PgDurableError
+
+__all__ = ["CompensationFailed", "Saga", "saga"]
+
+T = TypeVar("T")
+
+
+class CompensationFailed(PgDurableError):
+    """Some of a saga's compensations ended in error after their last attempt; the others were carried out.
+
+    What made the saga fail is the `__cause__`.
+
+    Attributes:
+        failures: the errors, in the order the compensations ran.
+    """
+
+    def __init__(self, message: str, *, failures: tuple[BaseException, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.failures = failures
+
+
+class Saga:
+    """See `saga`. In an async workflow use it as ``async with``, in a `def` workflow as ``with``."""
+
+    def __init__(self) -> None:
+        self._undo: list[tuple[str, Callable[[], Any]]] = []
+        self._label: object = ""
+
+    def do(
+        self, action: Callable[..., Any], /, *args: Any, undo: Callable[..., Any] | None = None, **kwargs: Any
+    ) -> Any:
+        """Calls a step (or a child workflow, or any coroutine function) and remembers how to undo it.
+
+        Args:
+            undo: called with the action's result, should the block fail later: a step, a child workflow, or a function
+                that calls some. It is only remembered once the action has succeeded. A request to cancel that comes
+                while the action runs waits for its end, so that it is undone too.
+
+        Await it in an async workflow; in a `def` workflow it blocks. Gives the action's result.
+        """
+        if isinstance(current_machine(), ThreadMachine):
+            result = action(*args, **kwargs)
+            self.on_failure(undo, result) if undo is not None else None
+            return result
+        return self._do(action, args, kwargs, undo)
+
+    def on_failure(self, undo: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
+        """Remembers a compensation by itself: it is called with these arguments should the block fail."""
+        name = getattr(undo, "name", None) or getattr(undo, "__name__", repr(undo))
+        self._undo.append((name, lambda: undo(*args, **kwargs)))
+
+    async def _do(self, action: Callable[..., Any], args: Any, kwargs: Any, undo: Callable[..., Any] | None) -> Any:
+        if undo is None:
+            return await _result(action(*args, **kwargs))
+        running = asyncio.ensure_future(_result(action(*args, **kwargs)))
+        try:
+            result = await asyncio.shield(running)
+        except asyncio.CancelledError:
+            if running.cancelled():
+                raise
+            # What it has done is to be undone: so its end is waited for. Failed, there is nothing to undo.
+            result = await running
+            self.on_failure(undo, result)
+            raise
+        self.on_failure(undo, result)
+        return result
+
+    # -- the block ---------------------------------------------------------------------------------------------------
+
+    def _enter(self) -> Saga:
+        machine = current_machine()
+        if machine is None:
+            raise PgDurableError(
+                "a saga was entered outside workflow code",
+                hint="Use it in a function decorated with @pgdurable.workflow: its compensations are durable there.",
+            )
+        self._label = machine.label
+        return self
+
+    def __enter__(self) -> Saga:
+        return self._enter()
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
+        if not _failed(error):
+            return
+        failures: list[tuple[str, BaseException]] = []
+        while self._undo:
+            name, call = self._undo.pop()
+            try:
+                call()
+            except Exception as failure:
+                failures.append((name, failure))
+        self._judge(failures, error)
+
+    async def __aenter__(self) -> Saga:
+        return self._enter()
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None
+    ) -> None:
+        if not _failed(error):
+            return
+        failures: list[tuple[str, BaseException]] = []
+        while self._undo:
+            name, call = self._undo.pop()
+            try:
+                await _result(call())
+            except Exception as failure:
+                failures.append((name, failure))
+        self._judge(failures, error)
+
+    def _judge(self, failures: list[tuple[str, BaseException]], error: BaseException | None) -> None:
+        if failures:
+            told = "; ".join(f"{name}: {failure}" for name, failure in failures)
+            raise CompensationFailed(
+                f"{self._label}: the saga failed ({error}), and so did its compensation: {told}",
+                failures=tuple(failure for _, failure in failures),
+                hint="What they were to undo is still done. Mend the cause, then undo it by hand or retry the instance.",
+            ) from error
+
+
+def _failed(error: BaseException | None) -> bool:
+    return error is not None and not isinstance(error, (InstanceDropped, ContinueAsNew, GeneratorExit))
+
+
+async def _result(value: Any) -> Any:
+    return await value if isinstance(value, Awaitable) else value
+
+
+def saga() -> Saga:
+    """A block of steps that are undone, last one first, if the block fails or the instance is cancelled in it.
+
+    ::
+
+        async with pgd.saga() as s:
+            seats = await s.do(reserve, trip, undo=release)
+            payment = await s.do(charge, trip.card, trip.price, undo=refund)
+            await s.do(send_tickets, trip)
+
+    If `send_tickets` fails for good, ``refund(payment)`` runs, then ``release(seats)``, and the error goes on. They are
+    steps as any other: recorded, retried by their own policy, gone on with after a crash. One that fails for good does
+    not keep the others from running; `CompensationFailed` then tells of it.
+    """
+    return Saga()

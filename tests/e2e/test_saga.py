@@ -1,0 +1,158 @@
+"""Sagas: what was done is undone, last one first, whatever made the block fail and whoever goes on after a crash."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+import pgdurable as pgd
+
+from .namespace import Namespace, until
+
+DONE: list[str] = []
+ONCE = pgd.Retry(max_attempts=1)
+
+
+@pgd.step
+async def do(name: str) -> str:
+    DONE.append(f"do {name}")
+    return f"the {name}"
+
+
+@pgd.step
+async def undo(result: str) -> None:
+    DONE.append(f"undo {result}")
+
+
+@pgd.step(retry=ONCE)
+async def fail(name: str) -> None:
+    raise ValueError(f"no {name}")
+
+
+@pgd.step(retry=pgd.Retry(max_attempts=5, initial=0.01))
+async def stubborn(result: str) -> None:
+    DONE.append(f"try {result}")
+    if len([one for one in DONE if one == f"try {result}"]) < 3:
+        raise ConnectionError("not yet")
+
+
+@pgd.step
+async def slow(name: str, seconds: float) -> str:
+    DONE.append(f"begin {name}")
+    await asyncio.sleep(seconds)
+    DONE.append(f"end {name}")
+    return name
+
+
+@pgd.workflow
+async def books(ends: bool) -> str:
+    async with pgd.saga() as s:
+        await s.do(do, "hotel", undo=undo)
+        await s.do(do, "flight", undo=stubborn)
+        await s.do(do, "note")
+        s.on_failure(undo, "by itself")
+        if not ends:
+            await s.do(fail, "car", undo=undo)
+    return "booked"
+
+
+@pgd.workflow
+def books_blocking() -> str:
+    with pgd.saga() as s:
+        s.do(do, "hotel", undo=undo)
+        s.do(fail, "car", undo=undo)
+    return "booked"
+
+
+@pgd.workflow
+async def cannot_undo() -> None:
+    async with pgd.saga() as s:
+        await s.do(do, "first", undo=undo)
+        await s.do(do, "second", undo=fail)
+        raise RuntimeError("the reason")
+
+
+@pgd.workflow
+async def is_cancelled(seconds: float) -> None:
+    async with pgd.saga() as s:
+        await s.do(do, "first", undo=undo)
+        await s.do(slow, "second", seconds, undo=undo)
+        await s.do(slow, "third", 0.0, undo=undo)
+
+
+@pgd.workflow
+async def holds(name: str) -> str:
+    async with pgd.saga() as s:
+        await s.do(do, name, undo=undo)
+        await pgd.wait_signal("fail")
+        raise RuntimeError("told to")
+    return ""
+
+
+ALL = (books, books_blocking, cannot_undo, is_cancelled, holds)
+
+
+@pytest.fixture(autouse=True)
+def forget() -> None:
+    DONE.clear()
+
+
+async def failed(h: pgd.Handle[Any]) -> pgd.InstanceFailed:
+    with pytest.raises(pgd.InstanceFailed) as failure:
+        await h.result(timeout=20)
+    return failure.value
+
+
+async def test_a_block_that_ends_undoes_nothing(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        assert await (await engine.start(books, True)).result(timeout=20) == "booked"
+    assert DONE == ["do hotel", "do flight", "do note"]
+
+
+async def test_what_was_done_is_undone_last_one_first_and_retried(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        error = await failed(await engine.start(books, False))
+    assert "no car" in str(error)
+    assert DONE[3:] == ["undo by itself", *["try the flight"] * 3, "undo the hotel"]
+
+
+async def test_in_a_def_workflow(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        assert "no car" in str(await failed(await engine.start(books_blocking)))
+    assert DONE == ["do hotel", "undo the hotel"]
+
+
+async def test_one_that_cannot_be_undone_does_not_keep_the_others(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        error = await failed(await engine.start(cannot_undo))
+    assert error.type == "pgdurable.saga.CompensationFailed"
+    assert "the saga failed (the reason), and so did its compensation: fail: no the second" in str(error)
+    assert DONE == ["do first", "do second", "undo the first"]
+
+
+async def test_cancelled_in_an_action_its_end_is_waited_for_and_undone(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        h = await engine.start(is_cancelled, 0.5)
+        await until(lambda: "begin second" in DONE, "it runs")
+        ns.sql("select @.request_cancel(%s)", h.instance_id)
+        assert (await failed(h)).status == "cancelled"
+    assert DONE == ["do first", "begin second", "end second", "undo second", "undo the first"]
+
+
+async def test_after_a_crash_another_worker_undoes(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        h = await engine.start(holds, "x")
+        await until(lambda: DONE == ["do x"] and ns.history(h), "the step is recorded")
+    async with ns.engine(*ALL) as engine:
+        h = pgd.Handle(engine, h.instance_id)
+        await h.signal("fail")
+        assert "told to" in str(await failed(h))
+    assert DONE == ["do x", "undo the x"]
+
+
+async def test_a_saga_is_for_workflow_code() -> None:
+    with pytest.raises(pgd.PgDurableError, match="outside workflow code"):
+        async with pgd.saga():
+            pass
