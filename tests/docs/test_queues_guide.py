@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import ast
-import asyncio
 import re
 import shlex
+import sys
 import textwrap
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +16,7 @@ from typer.testing import CliRunner
 import pgdurable as pgd
 from pgdurable._store.migrations import migrate
 from pgdurable.cli.app import app
+from pgdurable.workflow import Registry
 
 PAGE = Path(__file__).resolve().parents[2] / "docs/guides/queues.md"
 
@@ -26,60 +25,25 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE)
 
 
-@dataclass
-class Message:
-    to: str
-    text: str
-
-
-@pgd.step
-async def deliver(messages: list[Message]) -> int:
-    return len(messages)
-
-
-@pgd.workflow(name="queues_guide_send")
-async def send(address: str) -> str:
-    return address
-
-
-@pgd.workflow(name="queues_guide_sync")
-async def sync_account(account: str) -> str:
-    await pgd.wait_signal("done")
-    return account
-
-
-@pgd.workflow(name="queues_guide_index")
-async def index_page(page: str, text: str) -> str:
-    return text
-
-
-async def test_the_python_of_the_page_runs(dsn: str, schema: str) -> None:
+async def test_the_python_of_the_page_runs(dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its functions, in the order of the page."""
+    # Other tests have workflows of these names too.
+    monkeypatch.setattr(sys.modules["pgdurable.workflow"], "registry", Registry())
     migrate(dsn, schema)
-    names: dict[str, Any] = {
-        "pgd": pgd, "dsn": dsn, "send": send, "sync_account": sync_account, "index_page": index_page,
-        "Message": Message, "deliver": deliver, "text": "the last one", "messages": [Message("a", "b")] * 5,
-    }  # fmt: skip
-    found = blocks("python")
-    (batch,) = [block for block in found if "@pgd.workflow" in block]
-    defined, _, _ = batch.partition("\nhandle")
-    exec(defined, names)
-    workflows = [send, sync_account, index_page, names["send_all"]]
+    names: dict[str, Any] = {"__name__": "queues_guide"}
+    exec("\n".join(blocks("python")), names)
+    workflows = [value for value in names.values() if isinstance(value, pgd.Workflow)]
+    assert len(workflows) == 4
+    assert names["listening"](dsn)._settings.queues == ("mail", "default")
     async with pgd.Engine(dsn, schema=schema, workflows=workflows) as engine:
-        names |= {"engine": engine, "client": engine}
-        for block in found:
-            await run(block.removeprefix(defined), names)
-            names["engine"] = engine
-        assert await asyncio.wait_for(names["handle"].result(), 30) in (1, 6)
-        await names["first"].signal("done")
-    assert names["first"].instance_id == names["second"].instance_id
-
-
-async def run(block: str, names: dict[str, Any]) -> None:
-    """Executes a block with `await` at the top level."""
-    code = compile(block, str(PAGE), "exec", flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT)
-    result = eval(code, names)
-    if result is not None:
-        await result
+        assert await (await names["start_one"](engine)).result(30) == "posted to ann@example.org"
+        for name in ("limit", "by_priority", "for_a_tenant", "share", "never_two"):
+            await names[name](engine)
+        await names["page_changed"](engine, "page-3", "the first")
+        await names["page_changed"](engine, "page-3", "the last one")
+        assert await (await names["one_and_many"](engine)).result(30) == 3
+        (mail,) = [info for info in await engine.queues.list() if info.name == "mail"]
+        assert {own.partition: own.weight for own in mail.partitions} == {"acme": 3, "zeta": 1}
 
 
 def test_the_sql_of_the_page_runs(dsn: str, schema: str) -> None:

@@ -151,7 +151,9 @@ async def until_cancelled(ns: Namespace, h: pgd.Handle) -> None:
     from .namespace import until
 
     await until(
-        lambda: ns.sql("select status from @.instances where parent = %s and parent_close = 'cancel'", h.instance_id)
-        == [("cancelled",)],
+        lambda: (
+            ns.sql("select status from @.instances where parent = %s and parent_close = 'cancel'", h.instance_id)
+            == [("cancelled",)]
+        ),
         "the child is cancelled",
     )

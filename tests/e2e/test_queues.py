@@ -377,3 +377,52 @@ def test_what_is_no_batch_is_refused() -> None:
 
         @pgd.workflow(batch=pgd.Batch())
         async def two(a: list[int], b: int) -> None: ...
+
+
+# -- how soon
+
+
+@pytest.mark.parametrize("limits", [{"concurrency": 100}, {"rate": (1000, 1), "partition_concurrency": 50}])
+async def test_from_queue_to_running_in_milliseconds(ns: Namespace, limits: Any) -> None:
+    """From the start's commit to the claim's, by the database's clock; no look waits for its interval."""
+    async with ns.client() as client, ns.engine(job, poll_interval=30):
+        await client.queues.set("mail", **limits)
+        for n in range(40):
+            handle = await client.start(job, str(n), queue="mail", partition=str(n % 3))
+            await handle.result(10)
+        took = sorted(
+            took
+            for (took,) in ns.sql("select extract(epoch from taken_at - created_at)::float8 * 1000 from @.instances")
+        )
+        assert took[len(took) // 2] < 50  # 2 to 3 ms on a machine that does nothing else
+
+
+async def test_without_hints_polling_finds_what_is_queued(ns: Namespace) -> None:
+    async with ns.engine(job, pooler=True, poll_interval=0.05) as engine:
+        await engine.queues.set("mail", concurrency=2)
+        ids = [ns.one("select @.start('q_job', jsonb_build_array(%s::text), queue => 'mail')", n) for n in range(6)]
+        assert [await (await engine.get(id)).result(10) for id in ids] == [str(n) for n in range(6)]
+
+
+async def test_an_idle_engine_asks_no_more_with_queues_than_without(ns: Namespace) -> None:
+    """What it asks in a look: the claim, when the next is due, and how far the queue of events is."""
+    async with ns.engine(job, poll_interval=0.1) as engine:
+        await engine.queues.set("mail", concurrency=1)
+        await engine.start(job, "a", queue="mail", delay=3600)
+        asked: list[str] = []
+        plain = psycopg.AsyncConnection.execute
+
+        async def counted(self: Any, query: Any, *args: Any, **options: Any) -> Any:
+            asked.append(str(query))
+            return await plain(self, query, *args, **options)
+
+        polls = engine.metrics()["polls"]
+        await until(lambda: engine.metrics()["polls"] >= polls + 15, "it knows of the queue's settings, by all ways")
+        polls = engine.metrics()["polls"]
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(psycopg.AsyncConnection, "execute", counted)
+            await until(lambda: engine.metrics()["polls"] >= polls + 10, "ten looks")
+        looks = engine.metrics()["polls"] - polls
+        of_looks = [text for text in asked if "claim(" in text or "next_due" in text or "last_event" in text]
+        assert len(of_looks) <= 3 * (looks + 1)
+        assert not [text for text in asked if "queues q" in text and "last_event" not in text]
