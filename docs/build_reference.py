@@ -34,14 +34,15 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         ("handle", "Entry"), ("handle", "Starts"),
         ("_client/queues", "Queues"), ("_client/queues", "QueueInfo"), ("_client/queues", "PartitionInfo"),
         ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
+        ("compression", "Compression"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [
         ("errors", name)
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
-            "InstanceFinished CodecError PayloadSealed PayloadTooLarge FencedError WorkflowIoError NonDeterminismError "
-            "InstanceFailed InstancePaused Quarantined StepFailed StepTimeout HeartbeatTimeout "
+            "InstanceFinished CodecError PayloadSealed PayloadBroken PayloadTooLarge FencedError WorkflowIoError "
+            "NonDeterminismError InstanceFailed InstancePaused Quarantined StepFailed StepTimeout HeartbeatTimeout "
             "StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
         ).split()
     ],

@@ -26,6 +26,8 @@ begin
                 perform @extschema@.send_cancel(bodies[n]);
             when 'event' then
                 perform @extschema@.write_event(ids[n], bodies[n]);
+            when 'payload' then
+                perform @extschema@.write_payload(ids[n], bodies[n]);
             when 'state' then
                 perform @extschema@.write_state(ids[n], places[n], bodies[n]);
             when 'stream' then

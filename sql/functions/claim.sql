@@ -206,7 +206,8 @@ begin
          where i.id = any (array(
             select l.id from left_behind l union all select c.id from called c union all select d.id from due d
             union all select q.id from unnest(queued_ids) as q (id)))
-        returning i.id, i.workflow, i.version, i.input::text as input,
+        returning i.id, i.workflow, i.version,
+                  case when i.input ? '$pgdurable:aside' then @extschema@.whole(i.id, i.input) else i.input end::text as input,
                   (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
                   i.started_at, i.deadline, i.takeovers, i.parent, i.labels::text as labels, i.strikes,
                   i.queue

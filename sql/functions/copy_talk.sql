@@ -6,7 +6,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
     insert into @extschema@.states (instance_id, key, place, value)
-    select distinct on (h.name) target, h.name, h.seq, h.payload
+    select distinct on (h.name) target, h.name, h.seq, @extschema@.whole(source, h.payload)
       from @extschema@.history h
      where h.instance_id = source and h.event_id <= upto and h.kind = 'state'
      order by h.name, h.event_id desc

@@ -69,7 +69,9 @@ begin
          partition)
     values (copy, source.workflow, coalesce(fork.version, source.version), 'pending', coalesce(fork.queue, source.queue),
             source.priority, now(), now(), now() + (source.deadline - source.created_at), @extschema@.caller(),
-            coalesce(fork.input, source.input), source.labels, source.partition)
+            case when pg_column_size(fork.input) > 1000 then @extschema@.put_aside(copy, fork.input)
+                 else coalesce(fork.input, source.input) end,
+            source.labels, source.partition)
     on conflict do nothing;
     if not found then
         return coalesce(new_id, copy::text);

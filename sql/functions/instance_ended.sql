@@ -12,7 +12,7 @@ begin
         insert into @extschema@.events (instance_id, kind, name, sent_by, payload)
         select p.id, 'child', new.workflow, @extschema@.caller(),
                jsonb_build_object('id', new.id, 'seq', new.parent_seq, 'status', new.status,
-                                  'output', new.output, 'error', new.error)
+                                  'output', @extschema@.whole(new.id, new.output), 'error', new.error)
           from @extschema@.instances p
          where p.id = new.parent and p.status not in ('completed', 'failed', 'cancelled', 'timed_out');
         if found then

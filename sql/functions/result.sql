@@ -18,6 +18,6 @@ begin
             hint = format('select * from @extschema@.steps where instance_id = %L shows what it did.',
                           target);
     end if;
-    return found_row.output;
+    return @extschema@.whole(target, found_row.output);
 end
 $$;

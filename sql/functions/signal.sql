@@ -38,7 +38,8 @@ begin
             hint = 'Start another instance, or send the signal before the workflow ends.';
     end if;
     insert into @extschema@.events (instance_id, kind, name, sent_by, payload)
-    values (target, 'signal', signal.name, @extschema@.caller(), coalesce(payload, 'null'))
+    values (target, 'signal', signal.name, @extschema@.caller(),
+            coalesce(case when pg_column_size(payload) > 1000 then @extschema@.put_aside(target, payload) else payload end, 'null'))
     returning seq into place;
     perform pg_notify(@extschema@.channel(), 'event');
     return place;

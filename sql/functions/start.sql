@@ -83,7 +83,10 @@ begin
         insert into @extschema@.instances
             (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, hold, line)
         values (new_id, start.workflow, start.version, 'pending', start.queue, start.priority,
-                now() + coalesce(delay, interval '0'), @extschema@.caller(), start.input, start.labels,
+                now() + coalesce(delay, interval '0'), @extschema@.caller(),
+                case when pg_column_size(start.input) > 1000 then @extschema@.put_aside(new_id, start.input)
+                     else start.input end,
+                start.labels,
                 coalesce(start.partition, ''), held,
                 case when queued and coalesce(delay, interval '0') <= interval '0' then start.priority end)
         on conflict do nothing;

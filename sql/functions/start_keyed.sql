@@ -34,7 +34,7 @@ begin
                case when a.delay > 0 then null else worker end,
                case when worker is null or a.delay > 0 then null else now() end,
                case when worker is null or a.delay > 0 then now() + make_interval(secs => coalesce(a.delay, 0)) end,
-               a.input
+               case when pg_column_size(a.input) > 1000 then @extschema@.put_aside(a.id, a.input) else a.input end
           from asked a join entered e on e.instance_id = a.id
         returning 1
     )

@@ -32,10 +32,13 @@ begin
     end if;
     insert into @extschema@.instances
         (id, workflow, version, status, queue, submitted_by, input, priority, partition, line)
-    select unnest(ids), start_many.workflow, start_many.version, 'pending', coalesce(start_many.queue, 'default'),
-           submitter, unnest(inputs)::jsonb, start_many.priority, coalesce(start_many.partition, ''),
+    select u.id, start_many.workflow, start_many.version, 'pending', coalesce(start_many.queue, 'default'),
+           submitter,
+           case when octet_length(u.input) > 4000 then @extschema@.put_aside(u.id, u.input::jsonb) else u.input::jsonb end,
+           start_many.priority, coalesce(start_many.partition, ''),
            case when start_many.queue <> 'default' or start_many.priority <> 0 or start_many.partition <> ''
-                then start_many.priority end;
+                then start_many.priority end
+      from (select unnest(ids) as id, unnest(inputs) as input) u;
     get diagnostics started = row_count;
     return started;
 end

@@ -34,7 +34,7 @@ begin
     ), taken as (
         update @extschema@.queries q set taken_at = now() from seen s where q.key = s.key
     )
-    select s.key, s.id, s.name, s.input::text, s.held, s.workflow, s.version, s.started_with::text,
+    select s.key, s.id, s.name, s.input::text, s.held, s.workflow, s.version, @extschema@.whole(s.id, s.started_with)::text,
            (select k.id from @extschema@.instance_keys k where k.instance_id = s.id limit 1), s.started_at
       from seen s;
 end

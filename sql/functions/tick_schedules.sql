@@ -44,11 +44,14 @@ begin
                 insert into @extschema@.instance_keys (id, instance_id) values (start.key, start.id) on conflict do nothing;
                 if found then
                     insert into @extschema@.instances
-                        (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels)
+                        (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, line)
                     values (start.id, row_now.workflow, row_now.definition ->> 'version', 'pending',
                             coalesce(row_now.definition ->> 'queue', 'default'),
                             coalesce((row_now.definition ->> 'priority')::smallint, 0), now(), row_now.submitted_by,
-                            start.input, start.labels);
+                            case when pg_column_size(start.input) > 1000 then @extschema@.put_aside(start.id, start.input) else start.input end,
+                            start.labels,
+                            case when row_now.definition ? 'queue' or row_now.definition ? 'priority'
+                                 then coalesce((row_now.definition ->> 'priority')::smallint, 0) end);
                     made := made + 1;
                     row_now.last_instance := start.id;
                     row_now.last_at := start.tick;
@@ -59,7 +62,7 @@ begin
                 end if;
             end loop;
             foreach existing in array plan.cancel loop
-                perform @extschema@.cancel(existing::text);
+                perform @extschema@.request_cancel(existing, format('the next tick of schedule %L has come', plan.name));
             end loop;
             update @extschema@.schedules s
                set revision = s.revision + 1, tick_at = plan.tick_at, next_at = plan.next_at, buffered = plan.buffered,

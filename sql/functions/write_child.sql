@@ -34,7 +34,8 @@ begin
     select child, body ->> 'workflow', body ->> 'version', case when runner is null then 'pending' else 'running' end,
            coalesce(body ->> 'queue', 'default'), coalesce((body ->> 'priority')::smallint, 0::smallint), runner,
            now() + make_interval(secs => later), p.id, write_child.seq, body ->> 'parent_close', p.submitted_by,
-           body -> 'input', body -> 'labels'
+           case when pg_column_size(body) > 1000 then @extschema@.put_aside(child, body -> 'input') else body -> 'input' end,
+           body -> 'labels'
       from @extschema@.instances p
      where p.id = write_child.parent
     on conflict do nothing;

@@ -26,7 +26,8 @@ select exists (select from @extschema@.instances where id = encode(%s::bytea, 'h
    and (select pg_logical_emit_message(true, 'pgdurable', '')) is not null
 
 -- name: time
-select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint
+select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint,
+       (select s.payload_aside from @extschema@.settings s)
 
 -- name: notify_due
 select pg_notify(@extschema@.channel(), 'due')
@@ -80,7 +81,8 @@ select exists (select from @extschema@.events e
                 where e.instance_id = %s and e.kind = 'pause'::text and e.name is null)
 
 -- name: outcomes
-select id, status, output::text, error::text
+select id, status, case when output ? '$pgdurable:aside'::text then @extschema@.whole(id, output) else output end::text,
+       error::text
   from @extschema@.instances
  where id = any (%s::uuid[]) and status in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
 
@@ -88,7 +90,7 @@ select id, status, output::text, error::text
 select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
        i.workflow, i.version, i.status, i.queue, i.priority, i.owner, i.parent, i.takeovers, i.submitted_by,
        i.created_at, i.started_at, i.finished_at, i.wake_at, i.deadline,
-       i.input::text, i.output::text, i.error::text, i.labels::text
+       @extschema@.whole(i.id, i.input)::text, @extschema@.whole(i.id, i.output)::text, i.error::text, i.labels::text
   from @extschema@.instances i
  where i.id = %s
 
@@ -98,14 +100,15 @@ select h.payload ->> 'input_of'::text from @extschema@.history h
  where h.instance_id = %s and h.event_id = 0 and h.kind = 'forked'::text
 
 -- name: history
-select event_id, kind, seq, name, attempt, payload::text, error::text, elapsed_ms, recorded_at
+select event_id, kind, seq, name, attempt,
+       case when payload ? '$pgdurable:aside'::text then @extschema@.whole(instance_id, payload) else payload end::text, error::text, elapsed_ms, recorded_at
   from @extschema@.history
  where instance_id = %s and event_id > %s
  order by event_id
  limit %s
 
 -- name: waiting_events
-select seq, kind, name, payload::text, created_at
+select seq, kind, name, @extschema@.whole(instance_id, payload)::text as payload, created_at
   from @extschema@.events
  where instance_id = %s
  order by seq
@@ -180,3 +183,9 @@ select coalesce(q.name, s.queue), coalesce(q.paused, false), q.concurrency, q.wo
      group by v.queue
  ) s on s.queue = q.name
  order by 1
+
+-- name: put_aside
+-- Large inputs of starts that go by COPY.
+insert into @extschema@.payloads (instance_id, hash, data)
+select u.id, u.hash, u.data::jsonb from unnest(%s::uuid[], %s::text[], %s::text[]) as u (id, hash, data)
+on conflict do nothing

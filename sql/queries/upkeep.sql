@@ -1,10 +1,11 @@
 -- What workers ask to keep the tables in order, beside the hot path.
 
 -- name: make_partitions
-select @extschema@.make_partitions(), now()
+select @extschema@.make_partitions(), now(), (select s.payload_aside from @extschema@.settings s)
 
 -- name: partitions_until
-select max(p.until), now() from @extschema@.history_partitions p where p.until < now() + interval '2 years'
+select max(p.until), now(), (select s.payload_aside from @extschema@.settings s)
+  from @extschema@.history_partitions p where p.until < now() + interval '2 years'
 
 -- name: partition_of
 select p.name from @extschema@.history_partitions p

@@ -87,7 +87,7 @@ select id, workflow, version, input, key, started_at, deadline, takeovers, paren
 select id from @extschema@.instances where owner = %s and status = 'running'
 
 -- name: take_up
-select i.id, i.workflow, i.version, i.input::text,
+select i.id, i.workflow, i.version, @extschema@.whole(i.id, i.input)::text,
        (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1),
        coalesce(i.started_at, i.created_at), i.deadline, i.takeovers, i.parent, i.labels::text, null, i.queue,
        i.strikes, case when i.strikes > 1 then 60.0::float8 end
@@ -106,8 +106,10 @@ update @extschema@.instances i
 -- keeps the order within each, and needs no sort. Of one that has continued as new, from there on. Behind each
 -- instance's history: whether it is asked to pause or to end, which a worker has to know before it begins anything; and
 -- what its attempts under way have last said.
-select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint, h.payload::text, h.error::text,
-       h.recorded_at
+select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint,
+       case when h.payload ? '$pgdurable:aside'::text then @extschema@.whole(h.instance_id, h.payload)
+            else h.payload end::text,
+       h.error::text, h.recorded_at
   from unnest(%s::uuid[]) as u (id)
  cross join lateral (
     (select o.instance_id, o.event_id, o.kind, o.seq, o.name, o.attempt, o.fingerprint, o.payload, o.error,
@@ -154,7 +156,8 @@ select @extschema@.forget_attempts()
 -- From the events to their instances, never the other way: `offset 0` keeps this from becoming a join that reads
 -- every instance the worker holds to find out that there is no event. And a range, where the planner would take
 -- `seq > place` alone for a third of the table, and read and sort all of it.
-select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
+select e.seq, e.instance_id, e.kind, e.name,
+       case when e.payload ? '$pgdurable:aside'::text then @extschema@.whole(e.instance_id, e.payload) else e.payload end::text, e.created_at
   from @extschema@.events e
  cross join lateral (
     select from @extschema@.instances i where i.id = e.instance_id and i.owner = %s offset 0
@@ -165,7 +168,8 @@ select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
 
 -- name: events_of
 -- Of instances that have just been claimed, whenever it was that the events came.
-select e.seq, e.instance_id, e.kind, e.name, e.payload::text, e.created_at
+select e.seq, e.instance_id, e.kind, e.name,
+       case when e.payload ? '$pgdurable:aside'::text then @extschema@.whole(e.instance_id, e.payload) else e.payload end::text, e.created_at
   from @extschema@.events e
  where e.instance_id = any (%s::uuid[])
  order by e.seq
@@ -212,10 +216,15 @@ select @extschema@.next_due(%s::text[], %s::timestamptz[], %s::text[]),
 select @extschema@.fence(%s)
 
 -- name: checkpoint_transaction
+with g (id, event_id, seq, fingerprint, elapsed_ms, attempt, name, payload) as (
+    select %s::uuid, %s::int, %s::int, %s::int, %s::real, %s::smallint, %s::text, %s::jsonb
+)
 insert into @extschema@.history
     (instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload, recorded_at)
-select %s, %s, %s, %s, %s, %s, 'step', %s, %s::jsonb, clock_timestamp()
-  from @extschema@.fence(%s)
+select g.id, g.event_id, g.seq, g.fingerprint, g.elapsed_ms, g.attempt, 'step', g.name,
+       case when pg_catalog.pg_column_size(g.payload) > 1000 then @extschema@.put_aside(g.id, g.payload) else g.payload end,
+       clock_timestamp()
+  from g, @extschema@.fence(%s)
 returning recorded_at
 
 -- name: settle_transaction

@@ -10,6 +10,7 @@ grant usage on schema @extschema@ to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
     @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
+    @extschema@.payloads,
     @extschema@.settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items
     to @reader@, @client@, @worker@, @admin@;
 grant select on
@@ -22,7 +23,7 @@ grant select on @extschema@.attempts, @extschema@.step_turns to @reader@, @clien
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
-    @extschema@.id_at, @extschema@.id_time, @extschema@.state
+    @extschema@.id_at, @extschema@.id_time, @extschema@.state, @extschema@.whole
     to @reader@, @client@;
 
 -- What doctor asks.
@@ -46,7 +47,7 @@ grant execute on function
 -- A worker writes what running an instance takes. It never changes history, and removes it by sweep's functions only.
 grant insert on
     @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys, @extschema@.history,
-    @extschema@.events, @extschema@.workers
+    @extschema@.events, @extschema@.workers, @extschema@.payloads
     to @worker@;
 grant update on @extschema@.instances, @extschema@.workers, @extschema@.schedules to @worker@;
 grant select, insert, update, delete on @extschema@.fences to @worker@;

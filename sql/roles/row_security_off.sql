@@ -35,3 +35,7 @@ alter table @extschema@.attempts disable row level security;
 drop policy if exists pgdurable_all on @extschema@.attempts;
 drop policy if exists pgdurable_read on @extschema@.attempts;
 drop policy if exists pgdurable_own on @extschema@.attempts;
+alter table @extschema@.payloads disable row level security;
+drop policy if exists pgdurable_all on @extschema@.payloads;
+drop policy if exists pgdurable_read on @extschema@.payloads;
+drop policy if exists pgdurable_own on @extschema@.payloads;

@@ -54,3 +54,9 @@ create policy pgdurable_all on @extschema@.attempts to @worker@, @admin@ using (
 create policy pgdurable_read on @extschema@.attempts for select to @reader@ using (true);
 create policy pgdurable_own on @extschema@.attempts for select to @client@
     using (exists (select from @extschema@.instances i where i.id = attempts.instance_id));
+
+alter table @extschema@.payloads enable row level security;
+create policy pgdurable_all on @extschema@.payloads to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.payloads for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.payloads for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = payloads.instance_id));

@@ -10,6 +10,7 @@ from pgdurable._client.schedules import Schedule, Schedules
 from pgdurable.batch import Batch
 from pgdurable.child import ChildHandle, start_child
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
+from pgdurable.compression import Compression
 from pgdurable.context import continue_as_new, now, random, sleep, uuid4, wait_signal
 from pgdurable.embedded import EmbeddedServer, embedded
 from pgdurable.encryption import Encryption
@@ -29,6 +30,7 @@ from pgdurable.errors import (
     InvalidInput,
     NonDeterminismError,
     NonRetryable,
+    PayloadBroken,
     PayloadSealed,
     PayloadTooLarge,
     PgDurableError,
@@ -60,6 +62,7 @@ __all__ = [
     "Client",
     "CodecError",
     "CompensationFailed",
+    "Compression",
     "ConnectionFailed",
     "EmbeddedServer",
     "Encryption",
@@ -79,6 +82,7 @@ __all__ = [
     "NonDeterminismError",
     "NonRetryable",
     "PartitionInfo",
+    "PayloadBroken",
     "PayloadSealed",
     "PayloadTooLarge",
     "PgDurableError",

@@ -26,7 +26,7 @@ from pgdurable.codec import (
     enc_hook,
     encode,
 )
-from pgdurable.errors import CodecError, InvalidInput
+from pgdurable.errors import CodecError, InvalidInput, PayloadBroken
 
 __all__ = ["Signature", "fingerprint", "isolate"]
 
@@ -228,6 +228,8 @@ class Signature:
             if raw[:1] == b"[":
                 raw = self._named(raw)
             values = msgspec.structs.astuple(decoder(raw))
+        except PayloadBroken:
+            raise
         except (msgspec.MsgspecError, CodecError, RecursionError, ValueError, TypeError) as error:
             raise self._unfit(data, error) from (error if SHOW_VALUES else None)
         if self._plain:

@@ -35,6 +35,8 @@ class Batch:
 @final
 class Flusher:
     copy_from: int
+    aside_over: int
+    aside_tag: Any
     pipeline_limit: int
     def __new__(cls, statements: dict[str, str], copy_from: int = 256) -> Flusher: ...
     def add_history(

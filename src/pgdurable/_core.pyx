@@ -20,6 +20,8 @@ from libc.string cimport memcpy, memset, strcmp
 from posix.time cimport CLOCK_MONOTONIC, clock_gettime, timespec
 from posix.unistd cimport close as close_descriptor
 
+from hashlib import sha256
+
 from pgdurable.libpq cimport *
 
 cdef extern from "Python.h":

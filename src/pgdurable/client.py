@@ -34,6 +34,7 @@ from pgdurable._engine.inputs import (
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.tasks import within
 from pgdurable._secret import SHOW_VALUES, Dsn
+from pgdurable.compression import Compression, codecs_of
 from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceNotFound
 from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
@@ -59,6 +60,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         pooler: whether a pooler (PgBouncer in transaction mode, say) is in between, so that no session is ours for
             longer than a transaction. Default: $PGDURABLE_POOLER (1 or 0), else it finds out when it opens.
         encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
+        compression: how to compress payloads, before they are encrypted. Default: not at all.
         patience: seconds for which each call is tried again while the server is away, fails over, or takes no writes.
             After that it raises ConnectionFailed. Every call can be tried again without harm.
     """
@@ -74,13 +76,14 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         max_connections: int = 4,
         pooler: bool | None = None,
         encryption: Encryption | None = None,
+        compression: Compression | None = None,
         patience: float | timedelta = PATIENCE_S,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         self.payload_limit = payload_limit
         self._database = Database(
             dsn, schema, face=type(self).__name__, application=self._application, max_connections=max_connections,
-            pooler=pooler, encryption=encryption, patience=seconds(patience) or 0.0,
+            pooler=pooler, encryption=codecs_of(compression, encryption), patience=seconds(patience) or 0.0,
         )  # fmt: skip
         self.schema = self._database.schema
         self._outcomes = Outcomes(self._database, self._runs_here)

@@ -15,11 +15,13 @@ the path of whatever is wrong.
 
 from __future__ import annotations
 
+import base64
 import dataclasses
 import datetime as dt
 import enum
 import pathlib
 import re
+import zlib
 from collections import deque
 from collections.abc import Callable, Mapping
 from decimal import Decimal
@@ -32,7 +34,7 @@ import msgspec
 
 from pgdurable._mismatch import NotRebuilt, mismatch, raised, type_name
 from pgdurable._secret import SHOW_VALUES
-from pgdurable.errors import CodecError, PayloadSealed, PayloadTooLarge
+from pgdurable.errors import CodecError, PayloadBroken, PayloadSealed, PayloadTooLarge
 
 __all__ = [
     "MAX_DEPTH",
@@ -225,6 +227,8 @@ def encode(value: Any, *, what: str = "value", limit: int | None = None) -> byte
     else:
         if not _is_plain_atom(value, data):
             text = data.decode()
+            if text.startswith('{"$pgdurable:'):
+                _refuse(what, "$", "a key that begins with $pgdurable:", "such a key says how a value is stored")
             if _is_suspicious(value, data, text):
                 data = _in_full(_encode_slowly(value, what))
             elif "-0.0" in text or _EXPONENT.search(data):
@@ -427,9 +431,17 @@ def decode(data: bytes, type: Any = Any, *, what: str = "value") -> Any:
         raise mismatch(error, type, what) from (error if SHOW_VALUES else None)
 
 
+# A value that is not plain JSON says what it is: an object with one key that begins so. No value of the user's does.
+MARK = "$pgdurable:"
 SEALED = "$pgdurable:sealed"
 """The one key of a JSON object that stands for an encrypted value; see encryption.py."""
-_SEALED_HEAD = f'{{"{SEALED}"'.encode()
+PACKED = "$pgdurable:packed"
+"""The one key of a JSON object that stands for a compressed value; see compression.py."""
+ASIDE = "$pgdurable:aside"
+"""The one key of a JSON object that stands for a value kept in the table `payloads`."""
+_MARK_HEAD = f'{{"{MARK}'.encode()
+_SEALED_HEAD, _PACKED_HEAD, _ASIDE_HEAD = (f'{{"{key}"'.encode() for key in (SEALED, PACKED, ASIDE))
+_MOST_UNPACKED = 1 << 28
 
 
 def _sealed(raw: bytes) -> PayloadSealed:
@@ -446,14 +458,71 @@ def _sealed(raw: bytes) -> PayloadSealed:
     )
 
 
+def _unmarked(raw: bytes) -> bytes:
+    """What a marked value stands for. Raises PayloadSealed where it cannot be read, PayloadBroken where it is none."""
+    if raw.startswith(_SEALED_HEAD):
+        raise _sealed(raw)
+    if raw.startswith(_PACKED_HEAD):
+        return _unpacked(raw)
+    if raw.startswith(_ASIDE_HEAD):
+        raise PayloadBroken("kept apart for its size, and not there", hint="Was the table payloads changed by hand?")
+    value = _decode_any(raw)
+    if len(value) == 1:
+        raise PayloadSealed(
+            f"written in a form that this version does not know, {next(iter(value))!r}",
+            key="", hint="Update pgdurable here; then resume what is paused: pgdurable resume ID.",
+        )  # fmt: skip
+    return raw
+
+
+def _unpacked(raw: bytes) -> bytes:
+    try:
+        box = _decode_any(raw)[PACKED]
+        how, packed = str(box["how"]), base64.b64decode(box["data"], validate=True)
+        if how == "zlib":
+            unpacker = zlib.decompressobj()
+            data = unpacker.decompress(packed, _MOST_UNPACKED)
+            if not unpacker.eof:
+                raise ValueError("it is cut short, or unpacks to more than 256 MiB")
+            return data
+        if how == "zstd":
+            return _unpack_zstd(packed)
+    except ImportError:
+        raise PayloadSealed(
+            "compressed by zstd, which is not installed here", key="",
+            hint="pip install 'pgdurable[zstd]'; then resume what is paused: pgdurable resume ID.",
+        ) from None  # fmt: skip
+    except Exception as error:
+        raise PayloadBroken(f"compressed, and what stands there has been damaged ({raised(error)})") from None
+    raise PayloadSealed(
+        f"compressed by {how!r}, which this version does not know", key="", hint="Update pgdurable here."
+    )
+
+
+def _unpack_zstd(packed: bytes) -> bytes:
+    try:
+        from compression import zstd  # type: ignore[import-not-found,unused-ignore]  # Python 3.14
+    except ImportError:
+        import zstandard
+
+        if zstandard.frame_content_size(packed) > _MOST_UNPACKED:
+            raise ValueError("it unpacks to more than 256 MiB") from None
+        return bytes(zstandard.ZstdDecompressor().decompress(packed, max_output_size=_MOST_UNPACKED))
+    unpacker = zstd.ZstdDecompressor()
+    data = unpacker.decompress(packed, _MOST_UNPACKED)
+    if not unpacker.eof:
+        raise ValueError("it is cut short, or unpacks to more than 256 MiB")
+    return bytes(data)
+
+
 def canonical(data: bytes | str) -> bytes:
     """jsonb's text in the order that `encode` gives: jsonb puts short keys first.
 
     jsonb always writes ``": "`` after a key and `encode` never does, so what has at most one needs no sorting.
     """
     raw = data.encode() if isinstance(data, str) else bytes(data)
-    if raw.startswith(_SEALED_HEAD):
-        raise _sealed(raw)
+    if raw.startswith(_MARK_HEAD):
+        raw = _unmarked(raw)
     if raw.count(b'": ') > 1:
         return _encode(_decode_verbatim(raw))
     return raw
@@ -467,8 +536,8 @@ def decode_stored(data: bytes | str, type: Any = Any, *, what: str = "value") ->
     """
     try:
         raw = canonical(data)
-    except PayloadSealed as sealed:
-        sealed.message = f"{what} is {sealed.message}"
+    except (PayloadSealed, PayloadBroken) as unread:
+        unread.message = f"{what} is {unread.message}"
         raise
     except Exception as error:
         raise mismatch(error, type, what) from (error if SHOW_VALUES else None)

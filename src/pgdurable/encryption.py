@@ -158,9 +158,9 @@ class Encryption:
 
 
 class SealedFlusher:
-    """Stands before the core's `Flusher`, and encrypts what goes into it."""
+    """Stands before the core's `Flusher`, and encrypts (or compresses) what goes into it."""
 
-    def __init__(self, flusher: Any, encryption: Encryption) -> None:
+    def __init__(self, flusher: Any, encryption: Any) -> None:
         self._flusher = flusher
         self._encryption = encryption
 

@@ -26,6 +26,7 @@ from pgdurable._engine.worker import Settings, Worker
 from pgdurable._secret import Dsn
 from pgdurable._store import migrations
 from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
+from pgdurable.compression import Compression
 from pgdurable.encryption import Encryption
 from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.retry import seconds
@@ -74,6 +75,7 @@ class Engine(Client):
             seen at the next look (`poll_interval`), and when it is killed its instances go on elsewhere once its lease
             has run out. Default: it finds out when it opens.
         encryption: the keys to encrypt and decrypt payloads with. Default: they are stored as they are.
+        compression: how to compress payloads, before they are encrypted. Default: not at all.
         queues: the queues it listens to: it runs instances of these and no others, whoever started them. The queue of
             starts that name none is `default`. Default: all there are.
     """
@@ -103,6 +105,7 @@ class Engine(Client):
         guard: bool = True,
         pooler: bool | None = None,
         encryption: Encryption | None = None,
+        compression: Compression | None = None,
         queues: Iterable[str] | None = None,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
@@ -114,7 +117,13 @@ class Engine(Client):
         if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
             raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
         super().__init__(
-            dsn, schema=schema, payload_limit=payload_limit, pooler=pooler, encryption=encryption, patience=patience
+            dsn,
+            schema=schema,
+            payload_limit=payload_limit,
+            pooler=pooler,
+            encryption=encryption,
+            compression=compression,
+            patience=patience,
         )
         self._registry = registry if workflows is None else Registry(workflows)
         self._migrate = migrate

@@ -21,6 +21,7 @@ __all__ = [
     "InvalidInput",
     "NonDeterminismError",
     "NonRetryable",
+    "PayloadBroken",
     "PayloadSealed",
     "PayloadTooLarge",
     "PgDurableError",
@@ -138,6 +139,10 @@ class PayloadSealed(PgDurableError):
     def __init__(self, message: str, *, key: str = "", detail: str | None = None, hint: str | None = None) -> None:
         super().__init__(message, detail=detail, hint=hint)
         self.key = key
+
+
+class PayloadBroken(CodecError):
+    """A stored value is compressed or kept apart, and what stands there has been damaged or is gone."""
 
 
 class FencedError(PgDurableError):

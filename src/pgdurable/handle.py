@@ -16,7 +16,15 @@ from pgdurable._engine.forks import origin_of
 from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input
 from pgdurable.codec import decode_stored
-from pgdurable.errors import CodecError, InstanceFailed, InstancePaused, PayloadSealed, PgDurableError, Quarantined
+from pgdurable.errors import (
+    CodecError,
+    InstanceFailed,
+    InstancePaused,
+    PayloadBroken,
+    PayloadSealed,
+    PgDurableError,
+    Quarantined,
+)
 from pgdurable.retry import seconds
 
 if TYPE_CHECKING:
@@ -375,7 +383,7 @@ def from_json(text: str | bytes | None) -> Any:
     """The value for people to look at: what is encrypted stays so."""
     try:
         return None if text is None else decode_stored(text)
-    except PayloadSealed:
+    except (PayloadSealed, PayloadBroken):
         return msgspec.json.decode(text or b"null")
 
 

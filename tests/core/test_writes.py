@@ -86,3 +86,38 @@ def test_a_write_joins_a_row_that_is_there(house: House) -> None:
     with pytest.raises(ValueError, match="no row that this write could join"):
         event(flusher, bytes(16), "alone", joined=True)
     assert flusher.waiting == 0
+
+
+@PATHS
+def test_a_large_payload_is_kept_apart_in_the_same_commit(house: House, copy_from: int) -> None:
+    flusher = house.flusher(copy_from)
+    flusher.aside_over = 100
+    (mine,) = house.owned(1)
+    large, small = json.dumps("x" * 200).encode(), json.dumps("y" * 90).encode()
+    for n, payload in enumerate((large, small, large, None), 1):
+        flusher.add_history(mine, n, n, None, None, 1, "step", "s", payload, None, f"tag {n}")
+    flusher.add_release(mine, "completed", large, None, None, "end")
+    batch = flusher.take()
+    assert (len(batch), batch.writes) == (8, 3)
+    assert send_and_wait(flusher, batch)[0] == "committed"
+    ((hash, data),) = house.rows("select hash, data from @.payloads")  # three times the same: kept once
+    assert data == "x" * 200
+    marker = {"$pgdurable:aside": {"hash": hash, "size": len(large)}}
+    rows = house.rows("select payload from @.history order by event_id")
+    assert [payload for (payload,) in rows] == [marker, "y" * 90, marker, None]
+    assert house.rows("select output, @.whole(id, output) from @.instances") == [(marker, "x" * 200)]
+    batch.again = True
+    assert send_and_wait(flusher, batch)[0] == "committed"
+    assert house.one("select count(*) from @.payloads") == 1
+
+
+@PATHS
+def test_a_new_instance_with_a_large_input(house: House, copy_from: int) -> None:
+    flusher = house.flusher(copy_from)
+    flusher.aside_over = 100
+    id = uuid.uuid4().bytes
+    flusher.add_instance(id, "w", "1", "pending", "default", None, json.dumps({"a": "x" * 200}).encode(), "tag")
+    assert send_and_wait(flusher, flusher.take())[0] == "committed"
+    assert house.rows("select input ? '$pgdurable:aside', @.whole(id, input) from @.instances") == [
+        (True, {"a": "x" * 200})
+    ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from datetime import datetime, timedelta, timezone
+from itertools import pairwise
 from typing import Any
 
 import psycopg
@@ -191,6 +192,17 @@ async def test_overlaps(ns: Namespace, overlap: Any) -> None:
         running = Counter(status for (status,) in ns.sql("select status from @.instances"))
         if overlap == "allow":
             assert running["running"] + running["pending"] >= 3
+
+
+async def test_the_next_tick_cancels_what_runs_and_begins_after_it(ns: Namespace) -> None:
+    async with ns.engine(waits, poll_interval=0.1) as engine:
+        await engine.schedule("s", waits, every=0.3, overlap="cancel_other")
+        await until(lambda: len(ticks(ns, "s")) >= 3, "three that took each other's place")
+        await engine.schedules.pause("s")
+        rows = ns.sql("select status, created_at, finished_at from @.instances order by created_at")
+    assert {status for status, *_ in rows[:-1]} == {"cancelled"}
+    for (_, _, ended), (_, begun, _) in pairwise(rows):
+        assert ended <= begun
 
 
 async def test_pause_on_failure(ns: Namespace) -> None:

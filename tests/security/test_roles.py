@@ -34,6 +34,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "queues": (READ, READ),
     "schedules": (READ, READ | {"update"}),
     "settings": (READ, READ),
+    "payloads": (READ, READ | {"insert"}),
     "fences": (READ, READ | {"insert", "update", "delete"}),
     "states": (READ, READ | {"insert", "update"}),
     "updates": (READ, READ | {"insert", "update"}),
@@ -44,7 +45,8 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "step_turns": (READ, READ | {"insert", "update", "delete"}),
 }
 READING = set(
-    "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state".split()
+    "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state"
+    " whole".split()
 )
 DOCTOR = {"keep_for", "spent_partitions"}
 OPERATIONS = {"cancel", "terminate", "pause", "resume", "retry", "fork", "bulk_step", "bulk", "id_after"}

@@ -240,3 +240,10 @@ def test_a_clients_schedules_are_its_own(guarded: House) -> None:
         guarded.rows("ann", "select @.schedule(%s, 'w', cron => '@daily')", theirs)
     assert refused.value.sqlstate == "PGD04"
     assert guarded.one("ada", "select @.drop_schedule(%s)", theirs) is True
+
+
+def test_large_payloads_are_as_hidden_as_their_instances(guarded: House) -> None:
+    for who in ("ann", "bob"):
+        guarded.one(who, "select @.start('w', jsonb_build_object('secret', repeat(@.caller(), 20000)))")
+    seen = {who: guarded.one(who, "select count(*) from @.payloads") for who in ("ann", "bob", "rex", "wes", "ada")}
+    assert seen == {"ann": 1, "bob": 1, "rex": 2, "wes": 2, "ada": 2}

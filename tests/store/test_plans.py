@@ -214,6 +214,8 @@ HOT: dict[str, tuple[str, Any, int]] = {
         ),
         400,
     ),
+    "due_schedules": ("schedules", lambda w: (["w", "other"],), 50),
+    "keys_taken": ("schedules", lambda w: (w.keys,), 100),
     "keys_there": ("client", lambda w: (w.keys,), 100),
     "signal": ("client", lambda w: (w.keys[0], "go", "1", None), 500),
     "find_instance": ("client", lambda w: (w.keys[0],), 200),

@@ -1,5 +1,17 @@
 # The flusher: one connection, one batch filling, at most one batch flying.
 
+cdef enum:
+    ASIDE_HEAD = 9         # {"hash":"
+    ASIDE_HASH = 32
+    ASIDE_FRAME = 51       # what a write's body has around the payload
+
+
+cdef bytes marker_of(bytes body):
+    """What stands in the row instead of the payload that this write keeps."""
+    return b'{"$pgdurable:aside":{"hash":"%s","size":%d}}' % (
+        body[ASIDE_HEAD:ASIDE_HEAD + ASIDE_HASH], len(body) - ASIDE_FRAME)
+
+
 @cython.final
 cdef class Flusher:
     """Sends batches over one connection, without blocking.
@@ -9,6 +21,8 @@ cdef class Flusher:
 
     Args:
         statements: texts of sql/queries/flush.sql by name, for one schema.
+        aside_over: payloads of more bytes are kept in a table of their own, an object that says where stands in the row;
+            0: none are. `aside_tag`: told of the fate of such a write, which is that of its row.
         copy_from: history or instance rows from which on a batch goes by COPY rather than as one pipeline; over a
             network later, where COPY has to pay for its further round trips. 1: always.
     """
@@ -18,6 +32,8 @@ cdef class Flusher:
     cdef Spares spares
     cdef public Py_ssize_t copy_from
     cdef public Py_ssize_t pipeline_limit
+    cdef public Py_ssize_t aside_over
+    cdef public object aside_tag
     cdef int busy
     cdef int adding
     cdef int made_after
@@ -51,6 +67,12 @@ cdef class Flusher:
 
     # -- filling -------------------------------------------------------------------------------------------
 
+    cdef inline bytes body_aside(self, bytes payload):
+        """The body of the write that keeps a payload apart, or None: it is small enough for its row."""
+        if self.aside_over == 0 or payload is None or len(payload) <= self.aside_over:
+            return None
+        return b'{"hash":"%s","data":%s}' % (sha256(payload).hexdigest()[:32].encode(), payload)
+
     def add_history(self, bytes instance_id, int32_t event_id, object seq, object fingerprint,
                     object elapsed_ms, object attempt, str kind, str name, bytes payload, bytes error,
                     object tag, int64_t event_seq=-1):
@@ -58,19 +80,26 @@ cdef class Flusher:
 
         `payload` and `error` are JSON texts, checked by the caller; None is SQL null in every nullable column.
         """
+        cdef bytes aside = self.body_aside(payload)
         self.begin_adding()
         try:
             self.filling.add_history(instance_id, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name,
-                                     payload, error, tag, event_seq)
+                                     payload if aside is None else marker_of(aside), error, tag, event_seq)
+            if aside is not None:
+                self.filling.add_write(instance_id, "payload", 0, aside, self.aside_tag, True)
         finally:
             atomic_leave_unlocked(&self.adding)
 
     def add_instance(self, bytes instance_id, str workflow, str version, str status, str queue, object owner,
                      bytes input, object tag):
         """Adds a new instance. `owner` None: whoever claims it; else the worker that runs it from the start."""
+        cdef bytes aside = self.body_aside(input)
         self.begin_adding()
         try:
-            self.filling.add_instance(instance_id, workflow, version, status, queue, owner, input, tag)
+            self.filling.add_instance(instance_id, workflow, version, status, queue, owner,
+                                      input if aside is None else marker_of(aside), tag)
+            if aside is not None:
+                self.filling.add_write(instance_id, "payload", 0, aside, self.aside_tag, True)
         finally:
             atomic_leave_unlocked(&self.adding)
 
@@ -79,9 +108,13 @@ cdef class Flusher:
 
         `wake_at_us`: when a parked instance wants to run again, in microseconds since 1970; None: on an event.
         """
+        cdef bytes aside = self.body_aside(output)
         self.begin_adding()
         try:
-            self.filling.add_release(instance_id, status, output, error, wake_at_us, tag)
+            self.filling.add_release(instance_id, status, output if aside is None else marker_of(aside), error,
+                                     wake_at_us, tag)
+            if aside is not None:
+                self.filling.add_write(instance_id, "payload", 0, aside, self.aside_tag, True)
         finally:
             atomic_leave_unlocked(&self.adding)
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import time
 import uuid
-from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator
+from collections.abc import AsyncIterable, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from functools import partial
+from hashlib import sha256
 from itertools import islice
 from struct import Struct
 from typing import Any
@@ -19,6 +20,7 @@ from pgdurable._engine.columns import Columns
 from pgdurable._engine.connections import fate_unknown, is_passing
 from pgdurable._engine.database import Database
 from pgdurable._engine.tasks import end_tasks
+from pgdurable.codec import ASIDE
 
 __all__ = ["BulkSender", "batches"]
 
@@ -117,24 +119,31 @@ class BulkSender:
     ) -> None:
         """One start per element; the next commit fills while one is under way."""
         sending: asyncio.Task[None] | None = None
-        rows, seal = self._rows, self._seal
+        rows, seal, over = self._rows, self._seal, self._database.aside_over
+        large: list[tuple[uuid.UUID, str]] = []
         try:
             ids = b""
             async for batch in batches(arguments):
                 more = await self._new_ids(len(batch))
                 for place, argument in enumerate(batch):
                     id = more[16 * place : 16 * place + 16]
-                    rows.add(id, encoded(argument) if seal is None else seal(id, "input", encoded(argument)))
+                    data = encoded(argument)
+                    if seal is not None:
+                        data = seal(id, "input", data)
+                    if over and len(data) > over:
+                        large.append((uuid.UUID(bytes=id), data.decode()))
+                        data = _marker(data)
+                    rows.add(id, data)
                 ids += more
                 if len(rows) >= _OBJECTS_A_COMMIT or rows.nbytes >= _BYTES_A_COMMIT:
                     if sending is not None:
                         await sending
-                    sending = asyncio.create_task(self._commit(ids, [rows.take()].__iter__))
-                    ids = b""
+                    sending = asyncio.create_task(self._commit(ids, [rows.take()].__iter__, large))
+                    ids, large = b"", []
             if sending is not None:
                 await sending
             if ids:
-                await self._commit(ids, [rows.take()].__iter__)
+                await self._commit(ids, [rows.take()].__iter__, large)
         finally:
             await end_tasks(sending)
 
@@ -157,7 +166,10 @@ class BulkSender:
         except psycopg.Error:
             pass
 
-    async def _commit(self, ids: bytes, blocks: Callable[[], Iterator[bytes]]) -> None:
+    async def _commit(
+        self, ids: bytes, blocks: Callable[[], Iterator[bytes]], large: Sequence[tuple[uuid.UUID, str]] = ()
+    ) -> None:
+        """Commits these rows. `large`: inputs of theirs that are kept apart, for which markers stand in the rows."""
         await self._admit()
         give_up = time.monotonic() + self._patience
         wait = 0.02
@@ -168,7 +180,11 @@ class BulkSender:
                     if lost and await self._there(conn, ids):
                         break
                     if self._by_function:
-                        await self._call(conn, ids, b"".join(blocks()))
+                        await self._call(conn, ids, b"".join(blocks()), dict(large))
+                    elif large:
+                        async with conn.transaction():
+                            await conn.execute(self._sql["put_aside"], _kept(large))
+                            await self._copy(conn, blocks())
                     else:
                         await self._copy(conn, blocks())
                 break
@@ -199,26 +215,35 @@ class BulkSender:
                 await copy.write(block)
             await copy.write(_TAIL)
 
-    async def _call(self, conn: psycopg.AsyncConnection[Any], ids: bytes, block: bytes) -> None:
+    async def _call(
+        self, conn: psycopg.AsyncConnection[Any], ids: bytes, block: bytes, large: dict[uuid.UUID, str]
+    ) -> None:
         """As `_copy`, through the function that a client may execute where it may not write the table."""
         (workflow, version, queue), inputs = _taken_apart(block)
-        await conn.execute(
-            self._sql["start_many"],
-            (
-                [uuid.UUID(bytes=ids[i : i + 16]) for i in range(0, len(ids), 16)],
-                workflow,
-                version,
-                queue,
-                inputs,
-                *self._place,
-            ),
-        )
+        instances = [uuid.UUID(bytes=ids[i : i + 16]) for i in range(0, len(ids), 16)]
+        if large:
+            inputs = [large.get(id, input) for id, input in zip(instances, inputs, strict=True)]
+        await conn.execute(self._sql["start_many"], (instances, workflow, version, queue, inputs, *self._place))
 
     async def _there(self, conn: psycopg.AsyncConnection[Any], ids: bytes) -> bool:
         cursor = await conn.execute(self._sql["instance_there"], (ids[:16],))
         row = await cursor.fetchone()
         assert row is not None
         return bool(row[0])
+
+
+def _hash(data: bytes) -> str:
+    return sha256(data).hexdigest()[:32]
+
+
+def _marker(data: bytes) -> bytes:
+    """What stands in the row for a large input."""
+    return b'{"%s":{"hash":"%s","size":%d}}' % (ASIDE.encode(), _hash(data).encode(), len(data))
+
+
+def _kept(large: Sequence[tuple[uuid.UUID, str]]) -> tuple[list[Any], ...]:
+    """The columns of the rows that keep them."""
+    return [id for id, _ in large], [_hash(text.encode()) for _, text in large], [text for _, text in large]
 
 
 _LENGTH = Struct("!i").unpack_from

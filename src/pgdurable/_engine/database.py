@@ -27,6 +27,7 @@ from pgdurable._engine.route import DIRECT
 from pgdurable._secret import SHOW_VALUES, Dsn, server_said
 from pgdurable._store import migrations
 from pgdurable._store.sql import named_queries, quote_schema
+from pgdurable.compression import Codecs
 from pgdurable.encryption import Encryption
 from pgdurable.errors import (
     InstanceFinished,
@@ -63,6 +64,7 @@ class Database:
         route: how the server is reached, once open.
         on_queue: called with the name of a queue that has been set.
         on_work: called when a query of ours has made work for workers, of which a pooler brings no notification.
+        aside_over: payloads of more bytes are kept in a table of their own; 0: not asked yet.
         patience: seconds for which a call is tried again while the server is away, or takes no writes.
     """
 
@@ -75,7 +77,7 @@ class Database:
         application: str,
         max_connections: int,
         pooler: bool | None = None,
-        encryption: Encryption | None = None,
+        encryption: Encryption | Codecs | None = None,
         patience: float = PATIENCE_S,
     ) -> None:
         self.encryption = encryption
@@ -92,6 +94,7 @@ class Database:
         self.clock = DatabaseClock()
         self.ids = Ids(self.clock.now_us)
         self.patience = patience
+        self.aside_over = 0
         self._pid = 0
         self._pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]] | None = None
 
@@ -198,6 +201,7 @@ class Database:
         row = await cursor.fetchone()
         assert row is not None
         self.clock.learn(int(row[0]), sent, time.monotonic())
+        self.aside_over = int(row[1])
 
     def explain(self, error: psycopg.Error) -> PgDurableError:
         """The error of ours that stands for one of psycopg's."""

@@ -30,8 +30,9 @@ from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import decode_stored
+from pgdurable.compression import Codecs
 from pgdurable.encryption import Encryption, SealedFlusher
-from pgdurable.errors import PayloadSealed, PgDurableError, UnknownWorkflow
+from pgdurable.errors import InvalidInput, PayloadBroken, PayloadSealed, PgDurableError, UnknownWorkflow
 from pgdurable.workflow import Registry, Workflow
 
 if TYPE_CHECKING:
@@ -62,10 +63,11 @@ class Host:
         payload_limit: int,
         threads: int,
         park_after: float = PARK_AFTER_S,
-        encryption: Encryption | None = None,
+        encryption: Encryption | Codecs | None = None,
     ) -> None:
         self.journal = journal
         self.encryption = encryption
+        journal.flusher.aside_tag = _Unheard()
         self.flusher = journal.flusher if encryption is None else SealedFlusher(journal.flusher, encryption)
         self.clock = journal.clock
         self.registry = registry
@@ -163,7 +165,13 @@ class Host:
         self.instances[id] = hosted
         try:
             args, kwargs = loaded if loaded is not None else definition.signature.load_input(input)
-        except PgDurableError as error:
+        except Exception as problem:
+            # Whatever it is: an input that cannot be decoded ends its instance, and holds up no other.
+            error = problem if isinstance(problem, PgDurableError) else InvalidInput(
+                f"its input cannot be decoded: {type(problem).__name__}"
+            )  # fmt: skip
+            if isinstance(error, PayloadBroken):
+                error.message = f"its input is {error.message}"
             error.message = f"{hosted.label}: {error.message}"
             hosted.machine = AsyncMachine(hosted.label, str(definition), id, started_us, _nothing)
             status = "failed"
@@ -273,8 +281,8 @@ class Host:
         try:
             opened = data if self.encryption is None else self.encryption.open(id, f"signal {name}", data)
             value = decode_stored(opened or data, what=f"signal {name!r}")
-        except PayloadSealed as error:
-            # It stays in the queue, and comes again when the instance does.
+        except PgDurableError as error:
+            # Sealed, or nothing that could be decoded. It stays in the queue, and comes again when the instance does.
             error.message = f"{hosted.label}: {error.message}"
             logger.error("%s", error)
             self.release(hosted, "paused", error=encode_error(error))
@@ -367,6 +375,14 @@ def _no_ids() -> bytes:
 
 async def _no_undo(id: bytes, events: list[int]) -> None:
     raise PgDurableError("this engine cannot change history")
+
+
+class _Unheard:
+    """The journal's tag of a write whose fate is its row's."""
+
+    def committed(self, at_us: int) -> None: ...
+
+    def refused(self, error: PgDurableError) -> None: ...
 
 
 async def _nothing() -> None:

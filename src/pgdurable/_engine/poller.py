@@ -33,6 +33,7 @@ from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.trouble import Troubles
 from pgdurable._engine.upkeep import Upkeep
+from pgdurable._failure import encode_error
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 
@@ -419,7 +420,14 @@ class Poller:
                     self._host.queued.add(id.bytes)
                 if trial is not None:
                     self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
-                await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)
+                try:
+                    await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)
+                except Exception as error:
+                    # Whatever is wrong with one must not strand those that were claimed with it.
+                    logger.exception("instance %s cannot be taken in; it is paused", id)
+                    hosted = self._host.instances.get(id.bytes)
+                    if hosted is not None:
+                        self._host.release(hosted, "paused", error=encode_error(error))
                 if time.monotonic() - breath > 0.005:
                     await asyncio.sleep(0)
                     breath = time.monotonic()
@@ -449,7 +457,10 @@ class Poller:
                 params = (self._host.worker, self._looks.after_event, self._looks.after_event)
                 cursor = await conn.execute(self._sql["owned_events"], params)
         for seq, id, kind, name, payload, sent_at in await cursor.fetchall():
-            self._host.take_event(seq, id.bytes, kind, name, payload, sent_at)
+            try:
+                self._host.take_event(seq, id.bytes, kind, name, payload, sent_at)
+            except Exception:
+                logger.exception("instance %s: event %s (%s %r) cannot be taken", id, seq, kind, name)
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
@@ -42,6 +43,7 @@ class Upkeep:
     """See the head of this file.
 
     Attributes:
+        aside_over: payloads of more bytes are kept apart, as the settings say; `on_aside` is told.
         end: the least id for which no partition is known; ids below have theirs.
         held_back_s, held_back_xids: for how long, and for how many transactions, somebody has kept dead rows from being
             removed; None: nobody does (or PostgreSQL does not tell how long).
@@ -54,6 +56,8 @@ class Upkeep:
         self._sql = named_queries("upkeep", schema)
         self._until: datetime | None = None
         self.end = b""
+        self.aside_over = 0
+        self.on_aside: Callable[[int], None] = lambda over: None
         self._wake = asyncio.Event()
         self.held_back_s: float | None = None
         self.held_back_xids: int | None = None
@@ -73,7 +77,8 @@ class Upkeep:
                     cursor = await conn.execute(self._sql["partitions_until"])
                 row = await cursor.fetchone()
             assert row is not None
-            until, now = row
+            until, now, self.aside_over = row
+            self.on_aside(self.aside_over)
             if until - now >= _ENOUGH:
                 self._until = until
                 self.end = (micros(until) // 1000).to_bytes(6, "big") + bytes(10)

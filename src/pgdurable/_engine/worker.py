@@ -131,6 +131,7 @@ class Worker:
         self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
         journal.on_answer = gate.open_up
         self.upkeep = Upkeep(worker_pool, schema)
+        self.upkeep.on_aside = partial(setattr, journal.flusher, "aside_over")
         self.trials = Trials(host, settings.quarantine_after)
         self.sweeper = Sweeper(worker_pool, schema)
         self.poller = Poller(
