@@ -16,7 +16,7 @@ begin
             when 'child' then
                 perform @extschema@.write_child(ids[n], places[n], bodies[n]);
             when 'continue' then
-                perform @extschema@.write_continue(ids[n]);
+                perform @extschema@.write_continue(ids[n], places[n]);
             when 'cancel' then
                 perform @extschema@.request_cancel(ids[n], bodies[n] ->> 'reason');
             when 'send_signal' then

@@ -38,6 +38,9 @@ select @extschema@.sweep_history(%s::uuid[], %s)
 -- name: sweep_orphans
 select last, looked, deleted from @extschema@.sweep_orphans(%s, %s, %s, %s)
 
+-- name: sweep_runs
+select @extschema@.sweep_runs(%s)
+
 -- name: sweep_events
 select @extschema@.sweep_events(%s)
 

@@ -127,7 +127,7 @@ class Saga:
             raise CompensationFailed(
                 f"{self._label}: the saga failed ({error}), and so did its compensation: {told}",
                 failures=tuple(failure for _, failure in failures),
-                hint="What they were to undo is still done. Mend the cause, then undo it by hand or retry the instance.",
+                hint="What they were to undo is still done: undo it by hand, or mend the cause and retry the instance.",
             ) from error
 
 

@@ -9,7 +9,7 @@ import pytest
 
 import pgdurable as pgd
 
-from .namespace import Namespace, status_is
+from .namespace import Namespace, status_is, until
 
 
 @pgd.step
@@ -142,14 +142,33 @@ async def test_encrypted(ns: Namespace) -> None:
     assert ns.one("select count(*) from @.history where payload::text ~ 'secret'") == 0
 
 
+async def test_runs_behind_a_living_instance_leave_when_they_are_old(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        h = await engine.start(mailbox, [], [])
+        for letter in "abc":
+            await h.signal("letter", letter)
+        count = "select count(*) from @.history where instance_id = %s"
+        await until(
+            lambda: ns.one(count + """ and payload -> 'seen' = '["a", "b", "c"]'""", h.instance_id),
+            "three runs are over",
+        )  # fmt: skip
+        rows = ns.one(count, h.instance_id)
+        await engine._worker.sweeper.sweep()
+        assert ns.one(count, h.instance_id) == rows, "too young"
+        ns.sql("update @.history h set recorded_at = now() - interval '31 days' from @.instances i"
+               " where i.id = h.instance_id and h.event_id < i.first_event")  # fmt: skip
+        await engine._worker.sweeper.sweep()
+        assert ns.history(h, "kind") == [("continued",)]
+        await h.signal("letter", "stop")
+        assert (await h.result(timeout=20))[0] == ["a", "b", "c", "stop"]
+
+
 def again(ns: Namespace, h: pgd.Handle) -> None:
     ns.sql("update @.instances set status = 'pending', wake_at = now(), output = null, finished_at = null"
            " where id = %s", h.instance_id)  # fmt: skip
 
 
 async def until_cancelled(ns: Namespace, h: pgd.Handle) -> None:
-    from .namespace import until
-
     await until(
         lambda: (
             ns.sql("select status from @.instances where parent = %s and parent_close = 'cancel'", h.instance_id)

@@ -239,7 +239,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
         " sweep_signal_keys detach_spent drop_detached last_event write_event put_schedule need_schedule edit_schedule"
         " pause_schedule resume_schedule trigger_schedule backfill_schedule drop_schedule"
         " signal_with_start request_update ask answers state take_queries answer_query sweep_talk"
-        " instance_ended"
+        " instance_ended sweep_runs"
         " cancel terminate pause retry fork delete bulk_step hear undo settle_requests".split()
     )
 

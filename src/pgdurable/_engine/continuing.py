@@ -66,7 +66,7 @@ def _record(hosted: Hosted, input: bytes) -> None:
     kept: list[tuple[str, str | None, Any]] = [("signal", name, payload) for name, payload in machine.kept_signals()]
     if machine.cancel_is_late:
         kept.append(("cancel", None, {"reason": machine.cancel_reason}))
-    place = 0
+    place = hosted.next_event
 
     def told(at_us: int) -> None:
         if not hosted.closed:
@@ -78,7 +78,7 @@ def _record(hosted: Hosted, input: bytes) -> None:
 
     notes = [Note(hosted, "continued", None, refused), *(Note(hosted, kind) for kind, *_ in kept)]
     notes[-1].told = told
-    place = hosted.record("continued", notes[0], payload=input, writes=((hosted.id, "continue", 0, None),))
+    hosted.record("continued", notes[0], payload=input, writes=((hosted.id, "continue", place, None),))
     for note, (kind, name, payload) in zip(notes[1:], kept, strict=True):
         hosted.record(kind, note, name=name, payload=encode(payload))
 

@@ -156,6 +156,7 @@ class Sweeper:
         try:
             await self._instances(swept, before, now, older_than, dry)
             if not dry:
+                await self._runs(swept)
                 await self._events(swept)
                 await self._partitions(swept)
                 if older_than is not None:
@@ -208,6 +209,14 @@ class Sweeper:
     async def _history(self, swept: Swept, ids: list[uuid.UUID]) -> None:
         while True:
             (deleted,) = await self._step("sweep_history", (ids, _ROWS_A_STEP))
+            swept.history += deleted
+            if deleted < _ROWS_A_STEP:
+                return
+
+    async def _runs(self, swept: Swept) -> None:
+        """What lies behind instances that have continued as new."""
+        while True:
+            (deleted,) = await self._step("sweep_runs", (_ROWS_A_STEP,))
             swept.history += deleted
             if deleted < _ROWS_A_STEP:
                 return

@@ -103,6 +103,7 @@ class Process:
         )  # fmt: skip
         host.async_machine, host.thread_machine = doubles.machines()
         host.on_parked = lambda wake_at_us: self.wake()
+        host.on_missed = lambda id: self.wake()
         host.on_outcome = on_outcome
         host.new_id, host.room = new_id, lambda: _ROOM
         host.undo = self._undo
@@ -155,7 +156,10 @@ class Process:
             return
         encryption = self.host.encryption
         input: Any = row.input
-        recorded: list[Any] = sorted(self.store.history.get(row.id, ()), key=lambda entry: entry.event_id)
+        whole = self.store.history.get(row.id, ())
+        recorded: list[Any] = sorted(
+            (entry for entry in whole if entry.event_id >= row.first_event), key=lambda entry: entry.event_id
+        )
         if encryption is not None:
             origin = origin_of(recorded)
             whose = row.id if origin is None or origin.input_of is None else origin.input_of

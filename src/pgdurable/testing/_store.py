@@ -52,6 +52,7 @@ class InstanceRow:
     partition: str = ""
     dedup: str | None = None
     debounce: str | None = None
+    first_event: int = 0
 
     @property
     def uuid(self) -> uuid.UUID:
@@ -190,7 +191,9 @@ class Store:
             self.end(row, "cancelled", error=self.end_error("Cancelled", "it was cancelled before it began", reason))
             return True
         there = any(event.kind == "cancel" for event in self.events.get(row.id, ()))
-        if not there and not any(entry.kind == "cancel" for entry in self.history.get(row.id, ())):
+        if not there and not any(
+            entry.kind == "cancel" and entry.event_id > row.first_event for entry in self.history.get(row.id, ())
+        ):
             self.add_event(row.id, "cancel", None, msgspec.json.encode({"reason": reason}).decode())
         if row.status == "paused" and row.error is None:  # it goes on, to clean up
             row.status, row.owner, row.wake_us = "pending", None, self.clock.now_us()

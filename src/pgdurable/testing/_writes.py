@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from pgdurable.errors import PgDurableError
+from pgdurable.testing._queries import signal
 from pgdurable.testing._store import InstanceRow, Store
 
 __all__ = ["WRITES", "apply_write", "write"]
@@ -70,6 +71,27 @@ def cancel(store: Store, id: bytes, place: int, body: Any) -> None:
     row = store.instances.get(id)
     if row is not None:
         store.request_cancel(row, body.get("reason"))
+
+
+@write
+def continue_(store: Store, id: bytes, place: int, body: Any) -> None:
+    row = store.instances.get(id)
+    if row is None or row.first_event >= place:
+        return
+    row.first_event = place
+    for child in list(store.instances.values()):
+        if child.parent == row.uuid and child.parent_close == "cancel" and not child.ended:
+            store.request_cancel(child, f"its parent {row.uuid} continues as new")
+
+
+@write
+def send_signal(store: Store, id: bytes, place: int, body: Any) -> None:
+    signal(store, body["id"], body["name"], text_of(body["payload"]), uuid.UUID(body["key"]))
+
+
+@write
+def send_cancel(store: Store, id: bytes, place: int, body: Any) -> None:
+    store.request_cancel(store.need(body["id"]), body["payload"])
 
 
 @write
