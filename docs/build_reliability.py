@@ -83,6 +83,9 @@ PROMISES = {
     "only the owner of an instance writes its history": "the same triggers note who owned the instance at each write",
     "replay reproduces the original run": "every history goes through the workflow's code again, to the same end",
     "commands are answered once, attempts are counted across crashes": "every history, row by row",
+    "the limits of a queue hold, whoever dies": (
+        "a trigger counts who holds a slot whenever an instance gets an owner; the times of beginnings against the rate"
+    ),
 }
 
 HEAD = """\

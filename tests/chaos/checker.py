@@ -33,9 +33,11 @@ FENCE = "a worker that was taken over writes nothing"
 OWNERS = "only the owner of an instance writes its history"
 REPLAY = "replay reproduces the original run"
 ATTEMPTS = "commands are answered once, attempts are counted across crashes"
+LIMITS = "the limits of a queue hold, whoever dies"
 
 PROMISES = (
     MONEY, STARTS, RESULTS, SIGNALS, STEPS, RUNS, TRANSACTIONS, TIMERS, FENCE, OWNERS, REPLAY, ATTEMPTS,
+    LIMITS,
 )  # fmt: skip
 
 
@@ -62,6 +64,7 @@ def check(evidence: Evidence) -> list[Violation]:
     calls = _calls(evidence)
     found = [*_starts(evidence, calls), *_money(evidence), *_transactions(evidence)]
     found += [*_fence(evidence), *_owners(evidence), *_told(evidence), *_executions(evidence)]
+    found += _limits(evidence)
     sent: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call.what["do"] == "signal":
@@ -92,6 +95,7 @@ def looked_at(evidence: Evidence) -> dict[str, int]:
         "executions of steps": sum(event["event"] == "run" for event in evidence.events),
         "entries in the ledger": len(evidence.ledger),
         "worker incarnations": sum(one.state == "alive" for one in evidence.incarnations),
+        "beginnings in a queue with limits": sum(map(len, evidence.begun.values())),
         "takeovers": sum(one.state == "dead" for one in evidence.incarnations),
     }
 
@@ -105,6 +109,19 @@ def _calls(evidence: Evidence) -> list[Call]:
             call = calls[event["call"]]
             call.outcome, call.instance = event["event"], event.get("instance")
     return list(calls.values())
+
+
+# -- queues ---------------------------------------------------------------------------------------------------------
+
+
+def _limits(evidence: Evidence) -> Iterator[Violation]:
+    for queue, what, n, most in evidence.excess:
+        yield Violation(LIMITS, f"queue {queue}, {what}: {n} were held at once, {most} is the most")
+    for queue, (count, seconds) in evidence.rates.items():
+        begun = evidence.begun.get(queue, [])
+        for first, last in zip(begun, begun[count:], strict=False):
+            if (last - first).total_seconds() < seconds:
+                yield Violation(LIMITS, f"queue {queue}: more than {count} began within {seconds:g} s, from {first} on")
 
 
 # -- starts and ends ------------------------------------------------------------------------------------------------

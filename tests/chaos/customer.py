@@ -54,17 +54,21 @@ class Customer:
             keyed = self._chance.random() < 0.7 or kind.letters(args) > 0
             pauses = [self._chance.choice([0.0, 0.0, 0.02, 0.1, 0.5]) for _ in range(8)]
             order = next(self._calls)
-            await self._converse(kind, args, f"{self._name}.{order}" if keyed else None, order, pauses)
+            # Some stand in line at the counter, each branch of the bank in its own.
+            queued = self._chance.random() < 0.3
+            place = {"queue": "counter", "partition": f"branch {self._chance.randrange(4)}"} if queued else {}
+            await self._converse(kind, args, f"{self._name}.{order}" if keyed else None, order, pauses, place)
 
     async def _converse(
-        self, kind: kinds.Kind, args: dict[str, Any], key: str | None, order: int, pauses: list[float]
-    ) -> None:
+        self, kind: kinds.Kind, args: dict[str, Any], key: str | None, order: int, pauses: list[float],
+        place: dict[str, Any],
+    ) -> None:  # fmt: skip
         workflow: Any = kind.name if self._generation is None else kind.definitions[: self._generation][-1]
         for attempt in itertools.count(1):
             # Without an id of one's own, what was not acknowledged may be there all the same: the next is another one.
             token = f"{self._name}.{order}" if key is not None else f"{self._name}.{order}.{attempt}"
             outcome, handle = await self._call(
-                lambda token=token: self._api.start(workflow, token, *args.values(), id=key),  # type: ignore[misc]
+                lambda token=token: self._api.start(workflow, token, *args.values(), id=key, **place),  # type: ignore[misc]
                 do="start", token=token, kind=kind.name, key=key,
             )  # fmt: skip
             if outcome == "ok":

@@ -108,6 +108,8 @@ class Evidence:
     Attributes:
         events: the run's history, in order.
         queued: events that nobody consumed, as (instance, name, payload).
+        excess: where more of a queue were held than allowed, as (queue, by whom, how many, how many at the most).
+        begun: when the instances of each queue with settings began, in order; rates: how many within how many seconds.
     """
 
     events: list[Event]
@@ -118,6 +120,9 @@ class Evidence:
     writes: list[Write]
     tenures: list[Tenure]
     incarnations: list[Incarnation]
+    excess: list[tuple[str, str, int, int]]
+    begun: dict[str, list[datetime]]
+    rates: dict[str, tuple[int, float]]
 
 
 def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[Event]) -> Evidence:
@@ -168,4 +173,18 @@ def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[E
                       from {shop}.incarnations order by position"""
             )
         ],
+        excess=conn.execute(f"select queue, what, n, most from {shop}.excess order by position").fetchall(),
+        begun=dict(
+            conn.execute(
+                f"""select i.queue, array_agg(i.started_at order by i.started_at)
+                      from {schema}.instances i join {schema}.queues q on q.name = i.queue
+                     where i.started_at is not null group by 1"""
+            ).fetchall()
+        ),
+        rates={
+            name: (count, seconds)
+            for name, count, seconds in conn.execute(
+                f"select name, rate_count, rate_seconds from {schema}.queues where rate_count is not null"
+            )
+        },
     )

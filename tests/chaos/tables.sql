@@ -100,3 +100,35 @@ $$
 --
 create trigger chaos_incarnations after insert or update of state on @.workers
     for each row execute function #.note_incarnation()
+--
+-- Where more instances of a queue were held at once than its settings allow. Whoever takes one holds the queue's line, so
+-- this sees all that are held.
+create table #.excess (position bigint, queue text, what text, n bigint, most int)
+--
+create function #.note_excess() returns trigger language plpgsql as $$
+begin
+    insert into #.excess
+    select nextval('#.position'), q.name, h.what, h.n, h.most
+      from @.queues q
+     cross join lateral (
+        select 'all workers' as what, count(*) as n, q.concurrency as most
+          from @.instances i
+         where i.queue = q.name and i.queue <> 'default' and i.owner is not null and i.status in ('pending', 'running')
+        union all
+        select 'worker ' || i.owner, count(*), q.worker_concurrency
+          from @.instances i
+         where i.queue = q.name and i.queue <> 'default' and i.owner is not null and i.status in ('pending', 'running')
+         group by i.owner
+        union all
+        select 'partition ' || i.partition, count(*), q.partition_concurrency
+          from @.instances i
+         where i.queue = q.name and i.queue <> 'default' and i.owner is not null and i.status in ('pending', 'running')
+         group by i.partition
+     ) h
+     where h.n > h.most;
+    return null;
+end
+$$
+--
+create trigger chaos_excess after update of owner on @.instances
+    for each statement execute function #.note_excess()

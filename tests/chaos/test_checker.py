@@ -192,6 +192,21 @@ def another_error(evidence: Evidence) -> None:
     error["message"] = "something else"
 
 
+# -- queues ---------------------------------------------------------------------------------------------------------
+
+
+@plant(checker.LIMITS)
+def too_many_held(evidence: Evidence) -> None:
+    evidence.excess.append(("counter", "all workers", 21, 20))
+
+
+@plant(checker.LIMITS)
+def too_many_begun(evidence: Evidence) -> None:
+    ((queue, (count, _)),) = evidence.rates.items()
+    first = evidence.begun[queue][0]
+    evidence.begun[queue] = [first + n * timedelta(milliseconds=1) for n in range(count + 1)]
+
+
 # -- signals --------------------------------------------------------------------------------------------------------
 
 

@@ -146,6 +146,10 @@ class World:
                 f"insert into {SHOP}.accounts select i, %s from generate_series(0, %s) i",
                 (bank.OPENING_BALANCE, bank.ACCOUNTS),
             )
+            conn.execute(
+                f"select {SCHEMA}.set_queue('counter', concurrency => 20, worker_concurrency => 8,"
+                " partition_concurrency => 6, rate_count => 60, rate_seconds => 1)"
+            )
             mutations.install(self.settings.mutation, conn, SCHEMA)
             row = conn.execute("select version()").fetchone()
             assert row is not None

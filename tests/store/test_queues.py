@@ -6,12 +6,16 @@ import random
 import time
 import uuid
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import psycopg
 import pytest
 
+from pgdurable._store import migrations
+
 from .namespace import Namespace, refused
+from .test_partitions import version_1
 
 ENDS = ("completed", "failed", "cancelled", "timed_out")
 
@@ -541,3 +545,42 @@ def test_a_fork_stays_in_its_partition(ns: Namespace) -> None:
     ns.one("select @.fork(%s)", str(id))
     assert ns.rows("select partition, queue from @.instances where status = 'pending'") == [("a", "mail")]
     assert len(claim(ns, ns.worker())) == 1
+
+
+# -- from before there were queues
+
+
+def test_a_schema_of_version_1_is_brought_forward_with_its_data(
+    dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the first version stored with a queue or a priority is claimed as if it had been started today."""
+    version_1(dsn, schema, monkeypatch)
+    rows = [
+        ("default", 0, "pending"), ("mail", 0, "pending"), ("default", 7, "pending"), ("mail", 0, "waiting"),
+        ("mail", -1, "pending"), ("mail", 0, "completed"), ("mail", 0, "running"),
+    ]  # fmt: skip
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        for queue, priority, status in rows:
+            conn.execute(
+                f"insert into {schema}.instances"
+                " (id, wake_at, workflow, version, input, queue, priority, status, owner)"
+                " values (gen_random_uuid(), now() - interval '1 hour', 'w', '1', '{}', %s, %s, %s, %s)",
+                (queue, priority, status, 1 if status == "running" else None),
+            )
+        conn.execute(f"update {schema}.instances set started_at = created_at where status = 'waiting'")
+        conn.execute(f"insert into {schema}.workers (name, lease_until, state) values ('old', now(), 'dead')")
+        migrations.migrate(dsn, schema)
+        with ThreadPoolExecutor(1) as threads:
+            ns = Namespace(dsn, schema, threads, [conn])
+            ns.rows("select @.set_queue('mail', concurrency => 2)")
+            worker = ns.worker()
+            given = claim(ns, worker)
+            # Two of the queue: what has begun before goes first. The plain one, and the one that waits by its priority.
+            assert len(given) == 4
+            of_mail = "select status, priority from @.instances where queue = 'mail' and id = any (%s)"
+            of_each = "select queue, count(*) from @.instances where id = any (%s) group by 1 order by 1"
+            assert ns.rows(of_each, given) == [("default", 2), ("mail", 2)]
+            end(ns, given)
+            rest = claim(ns, worker)
+            assert sorted(ns.rows(of_mail, rest)) == [("running", -1), ("running", 0)]
+            assert ns.one("select count(*) from @.instances where status = 'pending'") == 0
