@@ -27,11 +27,12 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Called by steps": [("heartbeats", "heartbeat"), ("heartbeats", "heartbeat_details"), ("heartbeats", "progress")],
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
-        ("context", "wait_signal"), ("child", "start_child"), ("child", "ChildHandle"),
+        ("context", "wait_signal"), ("context", "continue_as_new"), ("child", "start_child"), ("child", "ChildHandle"),
+        ("patches", "patched"), ("patches", "deprecate_patch"),
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
-        ("handle", "Entry"), ("handle", "Starts"),
+        ("handle", "RunningStep"), ("handle", "Entry"), ("handle", "Starts"),
         ("_client/queues", "Queues"), ("_client/queues", "QueueInfo"), ("_client/queues", "PartitionInfo"),
         ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
         ("compression", "Compression"),
@@ -42,8 +43,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadSealed PayloadBroken PayloadTooLarge FencedError WorkflowIoError "
-            "NonDeterminismError InstanceFailed InstancePaused Quarantined StepFailed StepTimeout HeartbeatTimeout "
-            "StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
+            "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed InstancePaused Quarantined "
+            "StepFailed StepTimeout HeartbeatTimeout StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
         ).split()
     ],
 }  # fmt: skip

@@ -24,6 +24,8 @@ begin
                                            (bodies[n] ->> 'key')::uuid);
             when 'send_cancel' then
                 perform @extschema@.send_cancel(bodies[n]);
+            when 'deadline' then
+                perform @extschema@.write_deadline(ids[n], bodies[n]);
             when 'event' then
                 perform @extschema@.write_event(ids[n], bodies[n]);
             when 'payload' then

@@ -5,6 +5,13 @@ select @extschema@.start(%s, %s::jsonb, id => %s, version => %s, queue => %s, pr
                          delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s,
                          dedup => %s, partition => %s)
 
+-- name: start_with_timeout
+select @extschema@.with_timeout(
+    @extschema@.start(%s, %s::jsonb, id => %s, version => %s, queue => %s, priority => %s,
+                             delay => make_interval(secs => %s), labels => %s::jsonb, instance => %s,
+                             dedup => %s, partition => %s),
+    make_interval(secs => %s))
+
 -- name: start_keyed
 select place, instance_id, created, at
   from @extschema@.start_keyed(%s, %s::text[], %s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::float8[])
@@ -90,7 +97,11 @@ select id, status, case when output ? '$pgdurable:aside'::text then @extschema@.
 select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id = i.id limit 1) as key,
        i.workflow, i.version, i.status, i.queue, i.priority, i.owner, i.parent, i.takeovers, i.submitted_by,
        i.created_at, i.started_at, i.finished_at, i.wake_at, i.deadline,
-       @extschema@.whole(i.id, i.input)::text, @extschema@.whole(i.id, i.output)::text, i.error::text, i.labels::text
+       @extschema@.whole(i.id, i.input)::text, @extschema@.whole(i.id, i.output)::text, i.error::text, i.labels::text,
+       (select jsonb_agg(jsonb_build_object('name', r.name, 'attempt', r.attempt, 'started_at', r.started_at,
+                                            'beat_at', r.beat_at, 'done', r.done, 'total', r.total)
+                         order by r.started_at)
+          from @extschema@.running_steps r where r.instance_id = i.id)::text as running_steps
   from @extschema@.instances i
  where i.id = %s
 

@@ -19,6 +19,7 @@ grant select on
     to @reader@, @worker@, @admin@;
 -- Partitions are tenants, whose names are no other client's business.
 grant select on @extschema@.queue_partitions, @extschema@.queue_starts to @reader@, @worker@, @admin@;
+grant execute on function @extschema@.with_timeout to @client@;
 grant select on @extschema@.attempts, @extschema@.step_turns to @reader@, @client@, @worker@, @admin@;
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,

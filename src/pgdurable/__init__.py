@@ -44,7 +44,9 @@ from pgdurable.errors import (
     StepTimeout,
     UnknownWorkflow,
     WorkflowIoError,
+    WorkflowTimeout,
 )
+from pgdurable.handle import RunningStep
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
@@ -91,6 +93,7 @@ __all__ = [
     "Queues",
     "Retry",
     "RetryAfter",
+    "RunningStep",
     "Saga",
     "Schedule",
     "ScheduleNotFound",
@@ -106,6 +109,7 @@ __all__ = [
     "UnknownWorkflow",
     "Workflow",
     "WorkflowIoError",
+    "WorkflowTimeout",
     "continue_as_new",
     "deprecate_patch",
     "embedded",

@@ -30,6 +30,7 @@ from pgdurable._engine.inputs import (
     line_params,
     split_argument,
     start_params,
+    timed_start,
 )
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.tasks import within
@@ -37,7 +38,7 @@ from pgdurable._secret import SHOW_VALUES, Dsn
 from pgdurable.compression import Compression, codecs_of
 from pgdurable.encryption import Encryption
 from pgdurable.errors import InstanceNotFound
-from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of
+from pgdurable.handle import Entry, Handle, InstanceInfo, Starts, from_json, info_of, running_steps
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
@@ -130,6 +131,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         debounce_limit: float | timedelta | None = None,
         key: str | None = None,
         connection: psycopg.AsyncConnection[Any] | None = None,
+        timeout: float | timedelta | None = None,
     ) -> Handle[Any]:
         """Starts an instance; it is durable when this returns, and a worker that has the workflow runs it.
 
@@ -152,6 +154,8 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
             delay: seconds (or timedelta) before it may run.
             labels: a JSON object of your own.
             connection: start inside this connection's open transaction: visible only if it commits.
+            timeout: seconds (or timedelta) it may take in all, from now (or from the end of `delay`) on, waiting for a
+                worker included; see `workflow`. Default: the workflow's own, which counts from when it begins to run.
         Raises:
             InvalidInput: the arguments do not fit the function's parameters.
             InvalidId: the id is no id, or belongs to an instance of another workflow.
@@ -165,6 +169,8 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
             or key is not None
             or (input.definition is not None and input.definition.batch is not None)
         ):
+            if timeout is not None:
+                raise ValueError("start(timeout=...) does not go with debounce= and batches: give the workflow one")
             return await self._gather(
                 input, args, connection, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority,
                 delay=delay, labels=labels, partition=partition, dedup=dedup, debounce=debounce,
@@ -174,13 +180,14 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
             input, args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
             labels=labels, database=self._database,
         ) + line_params(dedup, partition)  # fmt: skip
+        statement, params = timed_start(params, timeout)
         if connection is None:
             await self._admit()
-            started = await self._database.one("start", params)
+            started = await self._database.one(statement, params)
             found = None if id is None else await self._database.one("find_instance", (id,))
         else:
             try:
-                started = await _first(connection, self._database.sql["start"], params)
+                started = await _first(connection, self._database.sql[statement], params)
             except psycopg.Error as error:
                 raise self._database.explain(error) from (error if SHOW_VALUES else None)
             found = None if id is None else await _first(connection, self._database.sql["find_instance"], (id,))
@@ -193,6 +200,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         args: tuple[Any, ...],
         *,
         id: str | None = None,
+        timeout: float | timedelta | None = None,
         **options: Any,
     ) -> Handle[Any]:
         """Starts inside a blocking connection's open transaction, for `pgdurable.sync`."""
@@ -202,10 +210,13 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
             if options.get("debounce") is not None or (
                 input.definition is not None and input.definition.batch is not None
             ):
+                if timeout is not None:
+                    raise ValueError("start(timeout=...) does not go with debounce= and batches: give the workflow one")
                 return self._gather_blocking(connection, input, args, id=id, **options)
             last = line_params(options.pop("dedup", None), options.pop("partition", None))
             params = start_params(input, args, id=id, database=self._database, **options) + last
-            row = connection.execute(sql["start"], params).fetchone()
+            statement, params = timed_start(params, timeout)
+            row = connection.execute(sql[statement], params).fetchone()
             assert row is not None
             found = connection.execute(sql["find_instance"], (row[0],)).fetchone()
         except psycopg.Error as error:
@@ -379,7 +390,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
             texts = [
                 encryption.open(whose.get(place, instance_id), place, texts[n]) for n, place in enumerate(places)
             ] + [*texts[len(places) :]]
-        return info_of(row[:16], *(from_json(text) for text in texts))
+        return info_of(row[:16], *(from_json(text) for text in texts), running_steps(*row[20:]))
 
     async def _wait(self, future: asyncio.Future[T], timeout: float | None) -> T:
         """The future's result, or asyncio.TimeoutError after so many seconds. A simulation lets its time pass."""

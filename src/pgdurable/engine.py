@@ -225,6 +225,7 @@ class Engine(Client):
         debounce_limit: float | timedelta | None = None,
         key: str | None = None,
         connection: psycopg.AsyncConnection[Any] | None = None,
+        timeout: float | timedelta | None = None,
     ) -> Handle[Any]:
         """Starts an instance; it is durable when this returns, and runs here while there is room.
 
@@ -236,14 +237,15 @@ class Engine(Client):
         host = worker.host
         definition = _known(host, workflow, version)
         if (
-            definition is None or connection is not None or delay or priority or labels or partition is not None
-            or dedup is not None or debounce is not None or key is not None or definition.batch is not None
+            definition is None or connection is not None or timeout is not None or delay or priority or labels
+            or partition is not None or dedup is not None or debounce is not None or key is not None
+            or definition.batch is not None
             or ((queue != "default" or not worker.listening.default) and not _begins_here(worker, queue))
         ):  # fmt: skip
             return await super().start(
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, partition=partition, dedup=dedup, debounce=debounce, debounce_limit=debounce_limit,
-                key=key, connection=connection,
+                key=key, connection=connection, timeout=timeout,
             )  # fmt: skip
         signature = definition.signature
         data = signature.bind_input(args, kwargs or {}, limit=self.payload_limit)

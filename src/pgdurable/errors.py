@@ -35,6 +35,7 @@ __all__ = [
     "StepTimeout",
     "UnknownWorkflow",
     "WorkflowIoError",
+    "WorkflowTimeout",
 ]
 
 
@@ -151,6 +152,14 @@ class FencedError(PgDurableError):
 
 class WorkflowIoError(PgDurableError):
     """Workflow code tried real I/O or a blocking sleep. The hint says to do it in a step."""
+
+
+class WorkflowTimeout(PgDurableError, TimeoutError):
+    """The instance ran over its timeout, `@workflow(timeout=)` or `start(timeout=)`.
+
+    The code meets it as a cancellation: `asyncio.CancelledError` where it waits, with this error as `args[0]`. Once the
+    code has ended, the instance is `timed_out`.
+    """
 
 
 class NonDeterminismError(PgDurableError):

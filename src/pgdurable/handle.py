@@ -30,7 +30,7 @@ from pgdurable.retry import seconds
 if TYPE_CHECKING:
     from pgdurable.client import Client
 
-__all__ = ["Entry", "Handle", "InstanceInfo", "Starts"]
+__all__ = ["Entry", "Handle", "InstanceInfo", "RunningStep", "Starts"]
 
 T = TypeVar("T")
 H = TypeVar("H")
@@ -42,8 +42,9 @@ class Entry:
 
     Attributes:
         event_id: its place; counts up, gaps allowed.
-        kind: `started`, `step`, `attempt`, `timer`, `signal`, `void`, or the final status. With `undone ` before it: a
-            row that a retry has undone. `retry`: it was retried here; `forked` (event 0): it is a copy of another.
+        kind: `started`, `step`, `attempt`, `pending`, `timer`, `signal`, `deadline`, `void`..., or the final status.
+            With `undone ` before it: a row that a retry has undone. `retry`: it was retried here; `forked` (event 0):
+            it is a copy of another.
         seq: number of the command it answers, or None.
         name: of the step or signal.
         attempt: which try, from 1.
@@ -65,8 +66,30 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class RunningStep:
+    """A step that has run for a second or more, or has called `heartbeat` or `progress`; as of about a second ago.
+
+    Attributes:
+        name, attempt: which step, and which try, from 1.
+        started_at: when the attempt began.
+        beat_at: when it last gave a sign of life, or `started_at`.
+        done, total: what it last said by `progress`, or None.
+    """
+
+    name: str
+    attempt: int
+    started_at: datetime
+    beat_at: datetime
+    done: float | None = None
+    total: float | None = None
+
+
+@dataclass(frozen=True)
 class InstanceInfo:
-    """The state of one instance. `id` is the user-chosen id, or `instance_id` as text."""
+    """The state of one instance. `id` is the user-chosen id, or `instance_id` as text.
+
+    `running_steps`: its long steps (`RunningStep`) that run now.
+    """
 
     id: str
     instance_id: uuid.UUID
@@ -88,6 +111,7 @@ class InstanceInfo:
     output: Any = None
     error: dict[str, Any] | None = None
     labels: dict[str, Any] | None = None
+    running_steps: tuple[RunningStep, ...] = ()
 
 
 class Handle(Generic[T]):
@@ -390,6 +414,11 @@ def from_json(text: str | bytes | None) -> Any:
 def info_of(row: Any, *payloads: Any) -> InstanceInfo:
     id, key, *rest = row
     return InstanceInfo(key if key is not None else str(id), id, *rest, *payloads)
+
+
+def running_steps(text: str | None = None) -> tuple[RunningStep, ...]:
+    """Those of a JSON array."""
+    return () if text is None else msgspec.json.decode(text, type=tuple[RunningStep, ...])
 
 
 def _unhappy_end(id: str, status: str, error: Any, schema: str) -> PgDurableError:

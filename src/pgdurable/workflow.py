@@ -36,6 +36,7 @@ class Workflow(Generic[P, R]):
         version: str = "1",
         retention: float | timedelta | EllipsisType | None = ...,
         batch: Batch | None = None,
+        timeout: float | timedelta | None = None,
     ) -> None:
         self.fn = fn
         self.name = name or fn.__name__
@@ -45,6 +46,11 @@ class Workflow(Generic[P, R]):
             self.policies["retention"] = seconds(retention)
             if not (self.policies["retention"] or 0.0) >= 0.0:
                 raise ValueError(f"workflow {self.name}: retention is not negative, found {retention!r}")
+        self.timeout = seconds(timeout)
+        if self.timeout is not None:
+            if not self.timeout > 0:
+                raise ValueError(f"workflow {self.name}: timeout is positive, found {timeout!r}")
+            self.policies["timeout"] = self.timeout
         for what, value in (("name", self.name), ("version", self.version)):
             if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > 512:
                 raise ValueError(f"a workflow's {what} is a text of 1 to 512 bytes without NUL, found {value!r}")
@@ -139,7 +145,7 @@ def workflow(fn: Callable[P, R], /) -> Workflow[P, R]: ...
 @overload
 def workflow(
     *, name: str | None = None, version: str = "1", retention: float | timedelta | EllipsisType | None = ...,
-    batch: Batch | None = None,
+    batch: Batch | None = None, timeout: float | timedelta | None = None,
 ) -> Callable[[Callable[P, R]], Workflow[P, R]]: ...  # fmt: skip
 def workflow(fn: Any = None, /, **options: Any) -> Any:
     """Registers a function as a workflow: plain Python that survives any crash.
@@ -156,6 +162,10 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
             removed with their history, and their ids are free again. Default: what `settings.retention` of the schema
             says, 30 days unless changed. It is stored in `workflows.policies` when a worker starts.
         batch: it takes many inputs at once, gathered by a `Batch`; its one parameter is their list.
+        timeout: seconds (or timedelta) an instance may take from when it begins to run, waits included. Then its code
+            meets `asyncio.CancelledError` with a `WorkflowTimeout` as `args[0]`, may clean up by steps, and the
+            instance ends `timed_out`; its children are cancelled as by any cancellation. It is kept across crashes, in
+            `instances.deadline`; `start(timeout=...)` sets another. Default: none.
     """
 
     def register(fn: Any) -> Workflow[Any, Any]:

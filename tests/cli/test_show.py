@@ -217,3 +217,26 @@ async def test_paused_shows_where_the_code_left_its_history(run: Run, dsn: str, 
         handle = await engine.get("order/1")
         await handle.signal("approval", "yes")
         assert await handle.result(timeout=30) == "yes"
+
+
+def test_steps_that_run_long_and_their_progress_are_shown(run: Run, sql: Sql) -> None:
+    run("start", "checkout", '{"order": "o-1"}', "--id", "o-1")
+    number = worker(sql)
+    sql("update @.instances set status = 'running', owner = %s, version = '1', started_at = now()", number)
+    sql(
+        "insert into @.attempts (instance_id, seq, attempt, worker, name, started_at, beat_at, done, total)"
+        " select id, 3, 2, %s, 'copy_rows', now() - interval '90 s', now() - interval '2 s', 250, 1000"
+        " from @.instances",
+        number,
+    )
+    result = run("show", "o-1")
+    assert result.exit_code == 0
+    _, _, shown = result.stdout.partition("\nrunning\n")
+    line = " ".join(shown.splitlines()[0].split())
+    assert line.startswith("copy_rows #2 for 1 min 3")
+    assert "250 of 1000 (25%) last sign 2." in line
+    (step,) = json.loads(run("show", "o-1", "--json").stdout)["running_steps"]
+    assert (step["name"], step["attempt"], step["done"], step["total"]) == ("copy_rows", 2, 250, 1000)
+    # Where its worker has gone nothing is claimed to run.
+    sql("update @.instances set owner = null, status = 'waiting'")
+    assert "copy_rows" not in run("show", "o-1").stdout

@@ -532,6 +532,10 @@ async def test_progress_and_slow_steps_show_while_they_run(ns: Namespace) -> Non
         expected = [("silent", 1, None, None, "three"), ("slow", 1, 3.0, 10.0, "three")]
         await until(lambda: ns.sql(rows) == expected, "both are noted")
         assert sorted(ns.one("select long_steps from @.running")) == ["silent", "slow"]
+        shown = {step.name: step for step in (await h.describe()).running_steps}
+        assert sorted(shown) == ["silent", "slow"]
+        assert (shown["slow"].attempt, shown["slow"].done, shown["slow"].total) == (1, 3.0, 10.0)
+        assert shown["slow"].started_at <= shown["slow"].beat_at
         go.set()
         await h.result(timeout=20)
         await until(lambda: ns.one("select count(*) from @.attempts") == 0, "they are forgotten")

@@ -55,7 +55,7 @@ SCHEDULING = {"schedule", "put_schedule", "need_schedule"} | {
 }
 TALKING = set("start start_many signal resume retry signal_with_start request_update ask answers".split())
 GATHERING = {"start_debounced", "find_debounced", "start_batched"}
-CLIENT = READING | OPERATIONS | SCHEDULING | TALKING | GATHERING
+CLIENT = {"with_timeout"} | READING | OPERATIONS | SCHEDULING | TALKING | GATHERING
 
 
 @pgd.workflow(name="security_greet")

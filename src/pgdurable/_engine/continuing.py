@@ -12,6 +12,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
+from pgdurable._engine import deadlines
 from pgdurable._engine.clock import micros
 from pgdurable._engine.events import Note
 from pgdurable._failure import encode_error
@@ -90,6 +91,8 @@ def _begin(old: Hosted, place: int, input: bytes, at_us: int, kept: list[tuple[s
     hosted = host.host_again(old, input, at_us, seed_of(old.id, place))
     if hosted is None:
         return
+    hosted.deadline = old.deadline
+    deadlines.watch(hosted)
     hosted.unacked += 1  # the next run is not to end before all of these have come
     hosted.machine.start()
     hosted.after_burst()

@@ -14,7 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
-from pgdurable._engine import kinds, probes
+from pgdurable._engine import deadlines, kinds, probes
 from pgdurable._engine._crew import Crew
 from pgdurable._engine.continuing import run_of
 from pgdurable._engine.hosted import Hosted
@@ -151,6 +151,9 @@ class Host:
         """Hosts a new instance and runs its code up to the first wait."""
         hosted = self._host(id, key, definition, input, started_us, loaded)
         if hosted is not None:
+            if definition.timeout is not None:
+                deadlines.note(hosted, None, started_us)
+                deadlines.watch(hosted)
             hosted.machine.start()
             hosted.after_burst()
         return hosted
@@ -221,6 +224,7 @@ class Host:
         input: str,
         started_us: int,
         history: list[Any],
+        deadline_us: int | None = None,
     ) -> None:
         """Hosts a claimed instance: replays its history (see `replay`), then goes on where it left off."""
         seed, input, started_us, rows = run_of(id, input, started_us, history)
@@ -244,7 +248,10 @@ class Host:
             if rows is not history:
                 hosted.next_event = history[0][1] + 1
             rows = [row for row in rows if row[1] not in set(undone)]
+        deadlines.note(hosted, deadline_us, started_us)
         await replay(hosted, rows)
+        if not hosted.closed:
+            deadlines.watch(hosted)
 
     # -- events -----------------------------------------------------------------------------------------------------
 
@@ -252,6 +259,9 @@ class Host:
         if hosted.pausing:
             return
         self.parking.busy(hosted)
+        if command.kind == deadlines.KIND:
+            deadlines.due(hosted)
+            return
         hosted.record("timer", TimerRecord(hosted, command.seq), seq=command.seq)
         if probes.armed:
             probes.reach("timer.due")

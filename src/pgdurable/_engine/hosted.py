@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from pgdurable._engine import kinds, patching
+from pgdurable._engine import deadlines, kinds, patching
 from pgdurable._engine.continuing import continue_anew
 from pgdurable._engine.steps import StepRun
 from pgdurable._failure import encode_error
@@ -72,8 +72,8 @@ class Hosted:
     """
 
     __slots__ = (
-        "__weakref__", "closed", "consumed", "definition", "held", "holder", "host", "id", "idle_since", "key",
-        "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
+        "__weakref__", "closed", "consumed", "deadline", "definition", "held", "holder", "host", "id", "idle_since",
+        "key", "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
         "releasing", "settled", "steps", "unacked", "when_settled", "worker",
     )  # fmt: skip
 
@@ -83,6 +83,7 @@ class Hosted:
         self.key = key
         self.definition = definition
         self.worker = host.worker
+        self.deadline: Command | None = None
         self.machine: Machine = None  # type: ignore[assignment]  # set by the host right after
         self.next_event = 1
         self.unacked = 0
@@ -349,6 +350,9 @@ class Hosted:
                 )  # fmt: skip
         elif status == "failed":
             error = encode_error(value)
+        elif self.machine.timed_out:
+            status = "timed_out"
+            error = encode_error(deadlines.error_of(self), keep_traceback=False)
         else:
             why = self.machine.cancel_reason
             error = encode_error(PgDurableError(f"{self.label} was cancelled" + (f": {why}" if why else "")))

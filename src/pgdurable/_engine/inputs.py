@@ -13,7 +13,16 @@ from pgdurable.errors import InvalidInput
 from pgdurable.retry import seconds
 from pgdurable.workflow import Workflow
 
-__all__ = ["Input", "check_name", "check_partition", "check_priority", "line_params", "split_argument", "start_params"]
+__all__ = [
+    "Input",
+    "check_name",
+    "check_partition",
+    "check_priority",
+    "line_params",
+    "split_argument",
+    "start_params",
+    "timed_start",
+]
 
 _MAX_NAME_BYTES = 512
 
@@ -101,6 +110,16 @@ def start_params(
 def line_params(dedup: str | None = None, partition: str | None = None) -> tuple[str | None, str | None]:
     """The last parameters of the query `start`. Raises InvalidInput."""
     return None if dedup is None else check_name(dedup, "dedup"), check_partition(partition)
+
+
+def timed_start(params: tuple[Any, ...], timeout: float | timedelta | None) -> tuple[str, tuple[Any, ...]]:
+    """The statement of a start, and its parameters. Raises ValueError when the timeout is not positive."""
+    if timeout is None:
+        return "start", params
+    length = seconds(timeout) or 0.0
+    if not length > 0:
+        raise ValueError(f"start(timeout=...) is positive, found {timeout!r}")
+    return "start_with_timeout", (*params, length)
 
 
 def _name(workflow: Any) -> str:

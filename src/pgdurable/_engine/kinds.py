@@ -15,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgdurable._engine import cancellation, children, earlier, requests, sending
+from pgdurable._engine import cancellation, children, deadlines, earlier, requests, sending
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
@@ -51,6 +51,7 @@ COMMANDS: dict[str, CommandKind] = {
 
 ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
     "cancel": cancellation.replay_row,
+    "deadline": deadlines.replay_row,
     "pending": earlier.replay_pending,
     "child": children.replay_start,
     "child_end": children.replay_end,

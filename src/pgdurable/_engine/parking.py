@@ -57,6 +57,8 @@ class Parking:
 def wake_at(hosted: Hosted) -> int | None:
     """When the instance's next timer is due, in microseconds since 1970; None: it waits for an event alone."""
     dues = [command.due_us for command in hosted.machine.pending.values() if command.kind == "timer"]
+    if hosted.deadline is not None and not hosted.machine.cancel_requested:
+        dues.append(hosted.deadline.due_us)
     return min(dues) if dues else None
 
 

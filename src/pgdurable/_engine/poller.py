@@ -402,7 +402,7 @@ class Poller:
         definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
         # A `def` workflow's thread may take its time.
         with _no_collections(all(definition.is_async for definition in definitions.values())):
-            for id, workflow, version, input, key, started_at, *_, queue, strikes, trial in rows:
+            for id, workflow, version, input, key, started_at, deadline, *_, queue, strikes, trial in rows:
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
                 if id.bytes in self._host.requests.claimed:
@@ -420,8 +420,9 @@ class Poller:
                     self._host.queued.add(id.bytes)
                 if trial is not None:
                     self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
+                end_us = None if deadline is None else micros(deadline)
                 try:
-                    await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded)
+                    await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded, end_us)
                 except Exception as error:
                     # Whatever is wrong with one must not strand those that were claimed with it.
                     logger.exception("instance %s cannot be taken in; it is paused", id)

@@ -98,6 +98,10 @@ def to_undo(hosted: Hosted, history: list[Any], failures: Failures, trouble: PgD
         trouble: why the replay came to no end: where the code has changed, the last failure is undone.
     """
     outcome = hosted.machine.outcome
+    if trouble is None and hosted.machine.timed_out:
+        # It has new time: what its code did about the end of the old is undone.
+        place = min(row[1] for row in history if row[2] == "deadline")
+        return [row[1] for row in history if row[1] >= place and row[2] not in _OUTSIDE]
     cause: _Failure | None = None
     if trouble is not None:
         if isinstance(trouble, NonDeterminismError) and failures.seen:

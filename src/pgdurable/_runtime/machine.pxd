@@ -12,7 +12,7 @@ cdef class Machine:
     cdef public Py_ssize_t next_seq
     cdef public dict pending
     cdef public list issued, cancelled
-    cdef public bint replaying, dropped, busy, cancel_requested, cancel_is_late
+    cdef public bint replaying, dropped, busy, cancel_requested, cancel_is_late, timed_out
     cdef public int _dropped_raises
     cdef public object outcome, cancel_reason, patches, history
     cdef public dict _given_up, _signals, _waiters

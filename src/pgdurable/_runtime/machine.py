@@ -125,7 +125,8 @@ class Machine:
         self.issued: list[Command] = []
         self.cancelled: list[Command] = []
         self.replaying = False
-        self.cancel_reason: str | None = None
+        self.cancel_reason: str | Exception | None = None
+        self.timed_out = False
         self.cancel_requested = False
         self.patches: dict[str, bool] | None = None
         self.history: Any = ()  # what is being replayed
@@ -275,7 +276,7 @@ class Machine:
         slot.set_result(value)
         self.burst()
 
-    def request_cancel(self, reason: str | None, at_us: int) -> None:
+    def request_cancel(self, reason: str | Exception | None, at_us: int) -> None:
         """Delivers a request to cancel, once: the code meets `asyncio.CancelledError` where it waits."""
         self._advance(at_us)
         if self.cancel_requested or not self._listens():
@@ -287,6 +288,15 @@ class Machine:
             return
         self.cancel_code()
         self.burst()
+
+    def request_timeout(self, error: Exception, at_us: int) -> None:
+        """Delivers the end of the time the instance had: as a request to cancel whose reason is the error."""
+        if self.outcome is not None:
+            self._advance(at_us)  # too late: where it continues as new, the next run meets its end by itself
+            return
+        if not self.cancel_requested:
+            self.timed_out = True
+        self.request_cancel(error, at_us)
 
     def cancel_code(self) -> None:
         """Lets the code meet the request in the next burst."""

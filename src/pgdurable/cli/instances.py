@@ -148,7 +148,7 @@ def list_(
     print_block(screen(wide=True), _table(instances, now))
 
 
-_NOT_LOADED = ("input", "output", "error", "labels")
+_NOT_LOADED = ("input", "output", "error", "labels", "running_steps")
 
 
 def _state(info: InstanceInfo) -> dict[str, Any]:

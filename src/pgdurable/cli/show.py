@@ -39,12 +39,15 @@ def show(
             for event in facts.events
         ]
         state = {field.name: getattr(info, field.name) for field in dataclasses.fields(info)}
+        state["running_steps"] = [dataclasses.asdict(step) for step in info.running_steps]
         entries = [dataclasses.asdict(entry) for entry in history]
         typer.echo(one_line_json({**state, "history": entries, "events": events, "reasons": said}))
         return
     out = screen()
     print_block(out, story.header(info, facts, full=full))
     story.print_section(out, "history", story.history_table(history, full=full, width=out.width))
+    if info.running_steps:
+        story.print_section(out, "running", story.running_table(info.running_steps, facts.now))
     if facts.events:
         story.print_section(out, "not yet delivered", story.waiting_events(facts.events, facts.now, full=full))
     if said:

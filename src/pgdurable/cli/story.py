@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from rich.console import Console, Group, RenderableType
@@ -14,9 +14,9 @@ from pgdurable.cli.reasons import ENDED, Facts
 from pgdurable.cli.text import clean, clock, elapsed, one_line_json, print_block, shorten, span, styled_status
 from pgdurable.client import Entry, InstanceInfo
 from pgdurable.encryption import sealed_with
-from pgdurable.handle import from_json
+from pgdurable.handle import RunningStep, from_json
 
-__all__ = ["header", "history_table", "print_section", "waiting_events", "why"]
+__all__ = ["header", "history_table", "print_section", "running_table", "waiting_events", "why"]
 
 _KIND_STYLE = {"attempt": "red", "timer": "blue", "signal": "magenta", "void": "dim"}
 _SHORT = 100
@@ -110,6 +110,10 @@ def _outcome(entry: Entry, full: bool, traceback: bool) -> Text:
         return text
     if entry.kind == "timer":
         return Text("fired")
+    if entry.kind == "pending":
+        return Text("about to begin", style="dim")
+    if entry.kind == "deadline":
+        return Text("its time is over", style="red")
     if entry.kind == "void":
         return Text("a transaction that did not commit, and never will", style="dim")
     return Text(_value(entry.value, full))
@@ -143,6 +147,24 @@ def _value(value: Any, full: bool) -> str:
         return clean(told)
     text = one_line_json(value)
     return clean(text) if full else shorten(text, _SHORT)
+
+
+def running_table(steps: Iterable[RunningStep], now: datetime) -> RenderableType:
+    """One line per step that runs for long: since when, and how far it has come."""
+    table = Table.grid(padding=(0, 2))
+    for step in steps:
+        done = ""
+        if step.done is not None:
+            done = f"{step.done:g}" + (f" of {step.total:g}" if step.total is not None else "")
+            if step.total:
+                done += f" ({step.done / step.total:.0%})"
+        beat = "" if step.beat_at <= step.started_at else f"last sign {span(max(now - step.beat_at, timedelta()))} ago"
+        table.add_row(
+            Text(clean(step.name), style="cyan"), Text(f"#{step.attempt}"),
+            Text(f"for {span(max(now - step.started_at, timedelta()))}", style="dim"), Text(done),
+            Text(beat, style="dim"),
+        )  # fmt: skip
+    return table
 
 
 def waiting_events(events: Iterable[dict[str, Any]], now: datetime, *, full: bool) -> RenderableType:
