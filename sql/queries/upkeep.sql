@@ -71,4 +71,5 @@ select @extschema@.drop_detached()
 select (select h.seconds from @extschema@.held_back h order by h.xids desc limit 1) as seconds,
        (select h.xids from @extschema@.held_back h order by h.xids desc limit 1) as xids,
        (select h.kind || ' '::text || h.name from @extschema@.held_back h order by h.xids desc limit 1) as holder,
-       (select sum(d.dead)::bigint from @extschema@.dead_rows d) as dead
+       (select sum(d.dead)::bigint from @extschema@.dead_rows d) as dead,
+       array(select d.queue from @extschema@.deaf_queues() as d (queue)) as deaf

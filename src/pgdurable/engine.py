@@ -342,8 +342,9 @@ class Engine(Client):
         history_rows, bytes, p50_ms, p99_ms, p999_ms (from a transition's being recorded to its commit being known),
         polls, removed (ended instances that this engine took away when their retention was over), held_back_s and
         held_back_xids (for how long, and for how many transactions, somebody has kept dead rows from being removed),
-        dead_rows (in the tables that change), reconnects, trouble (what the engine
-        waits for, or None; what has lasted longest, if several).
+        dead_rows (in the tables that change), queued (instances here that hold a slot of a queue with settings),
+        deaf_queues (in which something waits and to which no living worker listens), reconnects, trouble (what the
+        engine waits for, or None; what has lasted longest, if several).
         """
         worker = self._running() if self._stopped is None else self._worker
         return {} if worker is None else worker.metrics()

@@ -426,3 +426,26 @@ async def test_an_idle_engine_asks_no_more_with_queues_than_without(ns: Namespac
         of_looks = [text for text in asked if "claim(" in text or "next_due" in text or "last_event" in text]
         assert len(of_looks) <= 3 * (looks + 1)
         assert not [text for text in asked if "queues q" in text and "last_event" not in text]
+
+
+async def test_metrics_tell_of_slots_and_of_queues_that_nobody_hears(
+    ns: Namespace, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with ns.engine(gate, queues=["mail"]) as engine:
+        await engine.queues.set("mail", concurrency=2)
+        handles = [await engine.start(gate, str(n), queue="mail") for n in range(3)]
+        await until(lambda: engine.metrics()["queued"] == 2, "two hold a slot")
+        await engine.start(gate, "sms", queue="sms")
+        upkeep = engine._worker.upkeep  # type: ignore[union-attr]
+        for _ in range(2):
+            await upkeep.look_at_vacuum()
+        assert engine.metrics()["deaf_queues"] == ["sms"]
+        said = [record.getMessage() for record in caplog.records if "queue sms" in record.getMessage()]
+        assert said == ["something waits in queue sms, to which no living worker listens"]
+        for handle in handles:
+            await handle.signal("go", 1)
+            await handle.result(10)
+        await until(lambda: engine.metrics()["queued"] == 0, "nobody holds one")
+        async with ns.engine(gate):
+            await upkeep.look_at_vacuum()
+            assert engine.metrics()["deaf_queues"] == []

@@ -35,6 +35,8 @@ class Metrics(TypedDict, total=False):
     held_back_s: float | None
     held_back_xids: int | None
     dead_rows: int | None
+    queued: int
+    deaf_queues: list[str]
     reconnects: int
     trouble: str | None
     transitions: int
@@ -76,6 +78,8 @@ def gather(
         "held_back_s": upkeep.held_back_s,
         "held_back_xids": upkeep.held_back_xids,
         "dead_rows": upkeep.dead_rows,
+        "queued": len(host.queued),
+        "deaf_queues": upkeep.deaf_queues,
         "reconnects": journal.reconnects,
         "trouble": journal.trouble or troubles.what,
         **host.flusher.stats(),

@@ -48,6 +48,7 @@ class Upkeep:
         held_back_s, held_back_xids: for how long, and for how many transactions, somebody has kept dead rows from being
             removed; None: nobody does (or PostgreSQL does not tell how long).
         dead_rows: in the tables that change.
+        deaf_queues: those in which something waits and to which no living worker listens.
     """
 
     def __init__(self, pool: AsyncConnectionPool[psycopg.AsyncConnection[Any]], schema: str) -> None:
@@ -62,6 +63,7 @@ class Upkeep:
         self.held_back_s: float | None = None
         self.held_back_xids: int | None = None
         self.dead_rows: int | None = None
+        self.deaf_queues: list[str] = []
         self._held_long = False
 
     # -- partitions ------------------------------------------------------------------------------------------------
@@ -139,12 +141,18 @@ class Upkeep:
     # -- what others do to the tables ---------------------------------------------------------------------------------
 
     async def look_at_vacuum(self) -> None:
-        """Takes in who keeps dead rows from being removed, and how many there are. Raises psycopg's errors."""
+        """Takes in who keeps dead rows from being removed, how many there are, and which queues nobody hears.
+
+        Raises psycopg's errors.
+        """
         async with self._pool.connection() as conn:
             cursor = await conn.execute(self._sql["vacuum_state"])
             row = await cursor.fetchone()
         assert row is not None
-        self.held_back_s, self.held_back_xids, holder, self.dead_rows = row
+        self.held_back_s, self.held_back_xids, holder, self.dead_rows, deaf = row
+        for name in set(deaf) - set(self.deaf_queues):
+            logger.warning("something waits in queue %s, to which no living worker listens", name)
+        self.deaf_queues = sorted(deaf)
         long = (self.held_back_s or 0.0) >= _HELD_LONG_S or (self.held_back_xids or 0) >= _HELD_LONG_XIDS
         if long and not self._held_long:
             logger.warning(
