@@ -168,7 +168,8 @@ class Process:
             recorded = [opened(entry) if origin is None else origin.open(encryption, entry) for entry in recorded]
         started: datetime = row.started_at or row.created_at
         await self.host.resume(
-            row.id, row.key, definition, input, micros(started), [entry[:10] for entry in recorded]
+            row.id, row.key, definition, input, micros(started), [entry[:10] for entry in recorded],
+            None if row.deadline is None else micros(row.deadline),
         )  # fmt: skip
 
     def _offer_events(self, hosted: Hosted) -> None:

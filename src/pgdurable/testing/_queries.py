@@ -61,6 +61,16 @@ def start(
 
 
 @query
+def start_with_timeout(store: Store, *params: Any) -> list[tuple[Any, ...]]:
+    *started, timeout = params
+    rows = start(store, *started)
+    row = store.instances.get(started[8].bytes)  # the new one, unless the id was there already
+    if row is not None and row.deadline is None:
+        row.deadline = at_time(max(row.wake_us or 0, store.clock.now_us()) + round(timeout * 1e6))
+    return rows
+
+
+@query
 def find_instance(store: Store, id: str) -> list[tuple[Any, ...]]:
     row = store.find(id)
     return [(None if row is None else row.uuid,)]

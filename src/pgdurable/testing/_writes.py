@@ -13,6 +13,7 @@ from typing import Any
 import msgspec
 
 from pgdurable.errors import PgDurableError
+from pgdurable.testing._clock import at_time
 from pgdurable.testing._queries import signal
 from pgdurable.testing._store import InstanceRow, Store
 
@@ -64,6 +65,13 @@ def child(store: Store, id: bytes, place: int, body: Any) -> None:
             wake_us=store.clock.now_us() + delay_us, labels=None if labels is None else text_of(labels),
         )
     )  # fmt: skip
+
+
+@write
+def deadline(store: Store, id: bytes, place: int, body: Any) -> None:
+    row = store.instances.get(id)
+    if row is not None and row.deadline is None and not row.ended:
+        row.deadline = at_time(round(body["at"] * 1e6))
 
 
 @write
