@@ -28,7 +28,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
         ("context", "wait_signal"), ("context", "continue_as_new"), ("child", "start_child"), ("child", "ChildHandle"),
-        ("patches", "patched"), ("patches", "deprecate_patch"),
+        ("sending", "signal"), ("saga", "saga"), ("saga", "Saga"), ("patches", "patched"),
+        ("patches", "deprecate_patch"),
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
@@ -43,7 +44,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadSealed PayloadBroken PayloadTooLarge FencedError WorkflowIoError "
-            "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed InstancePaused Quarantined "
+            "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed CompensationFailed InstancePaused Quarantined "
             "StepFailed StepTimeout HeartbeatTimeout StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
         ).split()
     ],

@@ -18,6 +18,7 @@ from pgdurable.engine import Engine
 from pgdurable.errors import (
     AttemptOver,
     CodecError,
+    CompensationFailed,
     ConnectionFailed,
     FencedError,
     HeartbeatTimeout,
@@ -50,7 +51,7 @@ from pgdurable.handle import RunningStep
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
-from pgdurable.saga import CompensationFailed, Saga, saga
+from pgdurable.saga import Saga, saga
 from pgdurable.sending import signal
 from pgdurable.steps import Step, Transaction, step, transaction
 from pgdurable.workflow import Workflow, workflow

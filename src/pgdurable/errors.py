@@ -9,6 +9,7 @@ from __future__ import annotations
 __all__ = [
     "AttemptOver",
     "CodecError",
+    "CompensationFailed",
     "ConnectionFailed",
     "FencedError",
     "HeartbeatTimeout",
@@ -195,6 +196,20 @@ class InstanceFailed(PgDurableError):
         self.status = status
         self.type = type
         self.traceback = traceback
+
+
+class CompensationFailed(PgDurableError):
+    """Some of a saga's compensations ended in error after their last attempt; the others were carried out.
+
+    What made the saga fail is the `__cause__`.
+
+    Attributes:
+        failures: the errors, in the order the compensations ran.
+    """
+
+    def __init__(self, message: str, *, failures: tuple[BaseException, ...] = (), hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.failures = failures
 
 
 class InstancePaused(PgDurableError):

@@ -10,25 +10,11 @@ from typing import Any, TypeVar
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import ContinueAsNew, InstanceDropped
 from pgdurable._runtime.thread import ThreadMachine
-from pgdurable.errors import PgDurableError
+from pgdurable.errors import CompensationFailed, PgDurableError
 
-__all__ = ["CompensationFailed", "Saga", "saga"]
+__all__ = ["Saga", "saga"]
 
 T = TypeVar("T")
-
-
-class CompensationFailed(PgDurableError):
-    """Some of a saga's compensations ended in error after their last attempt; the others were carried out.
-
-    What made the saga fail is the `__cause__`.
-
-    Attributes:
-        failures: the errors, in the order the compensations ran.
-    """
-
-    def __init__(self, message: str, *, failures: tuple[BaseException, ...] = (), hint: str | None = None) -> None:
-        super().__init__(message, hint=hint)
-        self.failures = failures
 
 
 class Saga:

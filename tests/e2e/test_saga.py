@@ -127,7 +127,7 @@ async def test_in_a_def_workflow(ns: Namespace) -> None:
 async def test_one_that_cannot_be_undone_does_not_keep_the_others(ns: Namespace) -> None:
     async with ns.engine(*ALL) as engine:
         error = await failed(await engine.start(cannot_undo))
-    assert error.type == "pgdurable.saga.CompensationFailed"
+    assert error.type == "pgdurable.errors.CompensationFailed"
     assert "the saga failed (the reason), and so did its compensation: fail: no the second" in str(error)
     assert DONE == ["do first", "do second", "undo the first"]
 
