@@ -44,8 +44,9 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         for name in (
             "PgDurableError ConnectionFailed SchemaError InvalidId InvalidInput UnknownWorkflow InstanceNotFound "
             "InstanceFinished CodecError PayloadSealed PayloadBroken PayloadTooLarge FencedError WorkflowIoError "
-            "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed CompensationFailed InstancePaused Quarantined "
-            "StepFailed StepTimeout HeartbeatTimeout StepInterrupted StepProcessDied AttemptOver ScheduleNotFound"
+            "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed CompensationFailed InstancePaused "
+            "Quarantined StepFailed StepTimeout HeartbeatTimeout StepInterrupted StepProcessDied AttemptOver "
+            "ScheduleNotFound"
         ).split()
     ],
 }  # fmt: skip
