@@ -679,3 +679,100 @@ async def test_who_waits_for_a_place_can_be_cancelled_and_times_out_over_all(ns:
     assert (first, cancelled, fourth) == (1, True, 4)
     assert "total_timeout of 0.1 s" in text
     assert ran == [1, 4]
+
+
+# --- with encryption, and in transactions -------------------------------------------------------------------------
+
+
+async def test_details_and_the_reason_of_a_pause_are_not_readable_where_payloads_are_encrypted(ns: Namespace) -> None:
+    keys = pgd.Encryption({"k": pgd.Encryption.new_key()})
+    found: list[Any] = []
+    hang = [True]
+
+    @pgd.step(retry=pgd.Retry(max_attempts=3, initial=0.0))
+    async def copies() -> Any:
+        found.append(pgd.heartbeat_details())
+        pgd.heartbeat(f"secret {len(found)}")
+        if len(found) == 1:
+            raise OSError("once")
+        if hang[0]:
+            await asyncio.sleep(60)
+        return found[-1]
+
+    @pgd.step(retry=pgd.Retry(max_attempts=1, on_exhausted="pause"))
+    async def charge() -> None:
+        raise ConnectionError("secret bank")
+
+    @pgd.workflow
+    async def both() -> Any:
+        await copies()
+        await charge()
+
+    engine = ns.engine(both, encryption=keys)
+    await engine.open()
+    h = await engine.start(both)
+    await until(lambda: ns.sql("select 1 from @.attempts where attempt = 2 and details is not null"), "it is stored")
+    await crash(engine)
+    stored = ns.one("select string_agg(details::text, ' ') from @.attempts")
+    stored += ns.one("select string_agg(payload::text, ' ') from @.history")
+    assert "secret" not in stored
+    hang[0] = False
+    async with ns.engine(both, encryption=keys) as engine:
+        h = await engine.get(h.id)
+        await status_is(h, "paused")
+        assert found == [None, "secret 1", "secret 2"]
+        error = ns.instance(h, "error::text")
+        assert "secret" not in error
+        assert "step charge failed on attempt 1" in error
+    # Without its key the next attempt begins from nothing, and nothing breaks.
+    assert "secret" not in ns.one("select string_agg(error::text, ' ') from @.history")
+
+
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_a_transaction_step_has_places_turns_heartbeats_and_a_limit(ns: Namespace, blocking: bool) -> None:
+    ns.ledger()
+    lock = threading.Lock()
+    running = [0, 0]
+    began: list[float] = []
+    insert = f"insert into {ns.schema}.ledger (entry) values (%s)"
+    options: Any = {"max_concurrency": 2, "rate_limit": (4, 0.3), "total_timeout": 60, "heartbeat_timeout": 30}
+
+    def change(by: int) -> None:
+        with lock:
+            running[0] += by
+            running[1] = max(running)
+            if by > 0:
+                began.append(time.monotonic())
+
+    @pgd.transaction(name="write", **options)
+    async def write(tx: Any, n: int) -> int:
+        change(1)
+        pgd.heartbeat(n)
+        await tx.execute(insert, (str(n),))
+        pgd.progress(1, 1)
+        change(-1)
+        return int(pgd.heartbeat_details())
+
+    @pgd.transaction(name="write", **options)
+    def write_blocking(tx: Any, n: int) -> int:
+        change(1)
+        pgd.heartbeat(n)
+        tx.execute(insert, (str(n),))
+        pgd.progress(1, 1)
+        change(-1)
+        return int(pgd.heartbeat_details())
+
+    step = write_blocking if blocking else write
+
+    @pgd.workflow
+    async def many() -> list[int]:
+        return await asyncio.gather(*(step(n) for n in range(12)))
+
+    async with ns.engine(many) as engine:
+        h = await engine.start(many)
+        assert await h.result(timeout=60) == list(range(12))
+    assert sorted(map(int, ns.entries())) == list(range(12))
+    assert running[0] == 0
+    assert running[1] <= 2
+    for first, fifth in zip(began, began[4:], strict=False):
+        assert fifth - first > 0.3

@@ -48,6 +48,10 @@ insert into @.instance_keys select 'order/' || m.n, m.id from made m where m.n %
 insert into @.history (instance_id, recorded_at, event_id, seq, fingerprint, elapsed_ms, attempt, kind, name, payload)
 select m.id, @.id_time(m.id), e, e - 1, 12345, 0.02, 1, 'step', 'work', to_jsonb(e)
   from made m, generate_series(1, {STEPS}) e order by m.n, e;
+insert into @.attempts (instance_id, seq, attempt, worker, name, started_at, details)
+select m.id, 0, 1, 1, 'long', now(), '17' from made m where m.n % 100 = 2;
+insert into @.step_turns (step, free_at, taken)
+select 's' || n % 100, now() + n * interval '1 s', 3 from generate_series(1, 20000) n;
 insert into @.events (instance_id, kind, name, payload)
 select m.id, 'signal', 'go', '1' from made m where m.n % 1000 in (1, 2, 4)
 """
@@ -184,6 +188,25 @@ HOT: dict[str, tuple[str, Any, int]] = {
     "take_up": ("worker", lambda w: (w.mine, 1), 300),
     "owned": ("worker", lambda w: (1,), 2_500),
     "load_history": ("worker", lambda w: (w.some,), 400),
+    "note_attempts": (
+        "worker",
+        lambda w: (
+            1,
+            w.some,
+            [0] * 20,
+            [1] * 20,
+            ["long"] * 20,
+            [2.0] * 20,
+            [1.0] * 20,
+            [None] * 20,
+            [None] * 20,
+            ["17"] * 20,
+            w.some[:5],
+            [1] * 5,
+        ),
+        900,
+    ),
+    "take_turns": ("worker", lambda w: ("s7", 1000, 60.0, 50), 300),
     "beat": ("worker", lambda w: (1, 60.0, "{}"), 250),
     "insert_history_fenced": ("flush", lambda w: [1, *columns(w, 20)], 500),
     "insert_history_again": ("flush", lambda w: columns(w, 20), 500),
