@@ -217,3 +217,26 @@ async def test_files_that_are_none_are_refused_with_their_line(tmp_path: Path) -
         replay(order(), file)
     with pytest.raises(pgd.InvalidInput, match=r"histories of replay\.blocking, replay\.order, and no such workflow"):
         replay(broken, text)
+
+
+@pgd.workflow(name="replay.counts")
+async def counts(left: int) -> int:
+    await asyncio.sleep(60)
+    if left:
+        pgd.continue_as_new(left - 1)
+    return int(await pgd.wait_signal("go"))
+
+
+async def test_an_instance_that_continued_as_new_is_replayed_from_there() -> None:
+    async with Simulation() as sim:
+        handle = await sim.start(counts, 2)
+        await sim.run()
+        (waiting,) = replay(counts, sim.export(handle))
+        assert (waiting.events, waiting.ended) == (1, False)
+        await handle.signal("go", 5)
+        assert await handle.result() == 5
+        assert replay(counts, sim.export(handle))[0].result == 5
+        copy = await handle.fork(from_event=1)
+        await copy.signal("go", 6)
+        assert await copy.result() == 6
+        assert replay(counts, sim.export(copy))[0].result == 6

@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any, NoReturn
 
 from pgdurable._engine.ids import Ids
-from pgdurable.encryption import Encryption
 from pgdurable.errors import PgDurableError
 from pgdurable.testing import _gathering, _operations  # noqa: F401  # their queries
 from pgdurable.testing._queries import QUERIES
@@ -41,7 +40,7 @@ class MemoryDatabase:
     foreign = False
     patience = 0.0
 
-    def __init__(self, store: Store, seed: int, encryption: Encryption | None) -> None:
+    def __init__(self, store: Store, seed: int, encryption: Any) -> None:
         self.store = store
         self.clock = store.clock
         self.encryption = encryption

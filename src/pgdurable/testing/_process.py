@@ -17,7 +17,6 @@ from pgdurable._engine.parking import Parking
 from pgdurable._engine.processes import Processes
 from pgdurable._engine.rates import LocalRates
 from pgdurable._engine.timers import Timers
-from pgdurable.encryption import Encryption
 from pgdurable.errors import UnknownWorkflow
 from pgdurable.testing._clock import Alarm, VirtualClock
 from pgdurable.testing._doubles import Doubles
@@ -83,7 +82,7 @@ class Process:
         crash: Callable[[], None],
         park_after: float | None,
         payload_limit: int,
-        encryption: Encryption | None,
+        encryption: Any,
         on_outcome: Callable[[bytes, Any], None],
         new_id: Callable[[], bytes],
     ) -> None:

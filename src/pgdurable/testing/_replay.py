@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from pgdurable._engine.clock import micros
+from pgdurable._engine.continuing import run_of
 from pgdurable._engine.forks import origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
@@ -130,7 +131,9 @@ async def _replay(recorded: Recorded, definition: Workflow[Any, Any], encryption
         input = encryption.open(whose, "input", input)
         opened = encryption.open_history
         rows = [opened(row) if origin is None else origin.open(encryption, row) for row in rows]
-    hosted = _hosted(recorded, definition, input, started_us)
+    begun = [place for place, row in enumerate(rows) if row[2] == "continued"]
+    seed, input, started_us, rows = run_of(id, input, started_us, list(rows[begun[-1] if begun else 0 :]))
+    hosted = _hosted(recorded, definition, input, started_us, seed)
     machine = hosted.machine
     try:
         machine.replaying = True
@@ -153,7 +156,7 @@ async def _replay(recorded: Recorded, definition: Workflow[Any, Any], encryption
         hosted.host.threads.shutdown(wait=False)
 
 
-def _hosted(recorded: Recorded, definition: Workflow[Any, Any], input: Any, started_us: int) -> Hosted:
+def _hosted(recorded: Recorded, definition: Workflow[Any, Any], input: Any, started_us: int, seed: bytes) -> Hosted:
     store = Store(VirtualClock(started_us), apply_write)
     journal = MemoryJournal(store, 1, lambda point: False, lambda: None)
     host = Host(journal, Registry([definition]), payload_limit=PAYLOAD_LIMIT, threads=1)
@@ -166,7 +169,7 @@ def _hosted(recorded: Recorded, definition: Workflow[Any, Any], input: Any, star
         error.message = f"instance {recorded.id}: its input does not fit {definition.title}: {error.message}"
         raise
     key = None if recorded.id == str(recorded.instance_id) else recorded.id
-    hosted = host._host(recorded.instance_id.bytes, key, definition, input, started_us)
+    hosted = host._host(recorded.instance_id.bytes, key, definition, input, started_us, None, seed)
     assert hosted is not None
     return hosted
 

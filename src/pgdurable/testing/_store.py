@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from pgdurable.errors import InstanceNotFound
+from pgdurable.errors import InstanceNotFound, PgDurableError
 from pgdurable.testing._clock import VirtualClock
 
 __all__ = ["ENDED", "Event", "HistoryRow", "InstanceRow", "Store"]
@@ -258,8 +258,16 @@ class Store:
     def commit(self, changes: Iterable[tuple[str, tuple[Any, ...]]], worker: int) -> int:
         """Carries out changes that belong together; returns the time of the commit. Raises PgDurableError: none is."""
         self.version += 1
-        for kind, values in sorted(changes, key=lambda change: change[0] != "write"):  # which alone may be refused
-            getattr(self, f"_commit_{kind}")(worker, *values)
+        written = []
+        try:
+            for kind, values in sorted(changes, key=lambda change: change[0] == "write"):
+                if kind == "history":
+                    written.append(values[0])
+                getattr(self, f"_commit_{kind}")(worker, *values)
+        except PgDurableError:  # only writes are refused; with them goes the row they belong to
+            for id in written:
+                self.history[id].pop()
+            raise
         return self.clock.now_us()
 
     def _commit_history(

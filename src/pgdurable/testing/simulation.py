@@ -15,6 +15,7 @@ from pgdurable._engine.clock import micros
 from pgdurable._engine.columns import columns_of
 from pgdurable._engine.inputs import split_argument
 from pgdurable.client import PAYLOAD_LIMIT, Client
+from pgdurable.compression import Compression, codecs_of
 from pgdurable.encryption import Encryption
 from pgdurable.errors import UnknownWorkflow
 from pgdurable.handle import Handle
@@ -51,7 +52,7 @@ class Simulation(Time, Client):
         park_after: seconds of its clock after which an instance that only waits leaves memory, and is replayed later:
             so most tests test replay too. None: never.
         seed: of the ids, so of what `pgdurable.random()` and `uuid4()` give. The same in every run unless changed.
-        payload_limit, encryption: as for `Engine`.
+        payload_limit, encryption, compression: as for `Engine`.
         patience: seconds of real time that a step may take while the simulation waits for it.
     """
 
@@ -65,6 +66,7 @@ class Simulation(Time, Client):
         seed: int = 0,
         payload_limit: int = PAYLOAD_LIMIT,
         encryption: Encryption | None = None,
+        compression: Compression | None = None,
         patience: float | timedelta = 10.0,
     ) -> None:
         if start.tzinfo is None:
@@ -76,10 +78,10 @@ class Simulation(Time, Client):
         self._store.on_end = self._ended
         # In place of what Client makes, which leads to a server.
         self.payload_limit = payload_limit
-        self._database: Any = MemoryDatabase(self._store, seed, encryption)
+        self._database: Any = MemoryDatabase(self._store, seed, codecs_of(compression, encryption))
         self.schema = self._database.schema
         self._rows, self._asked = self._database.rows, self._database.asked
-        self._encryption = encryption
+        self._encryption = self._database.encryption
         self._registry = _Imported() if workflows is None else Registry(workflows)
         self._open_registry = workflows is None
         self._park_after = seconds(park_after)
@@ -189,9 +191,9 @@ class Simulation(Time, Client):
             return
         output, error = row.output, row.error
         if self._encryption is not None:
-            output = self._encryption.open(id, "output", output)  # type: ignore[assignment]
+            output = self._encryption.open(id, "output", output)
             if row.ended:
-                error = self._encryption.open(id, "error", error)  # type: ignore[assignment]
+                error = self._encryption.open(id, "error", error)
         for future in self._waiting.pop(id):
             if not future.done():
                 future.set_result((row.status, output, error))
