@@ -15,6 +15,7 @@ from pgdurable.codec import decode_stored
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
+    from pgdurable.compression import Codecs
     from pgdurable.encryption import Encryption
 
 __all__ = ["Origin", "origin_of"]
@@ -52,7 +53,7 @@ class Origin:
             left = self._roots[self._passed :]
             hosted.machine.reseed(left[0][1].bytes if left else hosted.id)
 
-    def open(self, encryption: Encryption, row: Any) -> Any:
+    def open(self, encryption: Encryption | Codecs, row: Any) -> Any:
         """A row of its history, decrypted."""
         return encryption.open_history(row, self.owner(row[1]))
 
