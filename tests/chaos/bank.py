@@ -10,6 +10,7 @@ same lines come once more, which says nothing new.
 from __future__ import annotations
 
 import asyncio
+import os
 import random
 import uuid
 from collections.abc import Callable
@@ -98,6 +99,35 @@ async def hopeless(token: str, tag: str) -> None:
     raise LookupError("there is no such bank")
 
 
+@pgd.step(retry=RETRY, record_pending=True, max_concurrency=3, rate_limit=(20, 0.5))
+async def stamp(token: str, tag: str) -> dict[str, Any]:
+    """One that is recorded before it begins, waits for its turn, and tells of itself."""
+    nonce = runs(token, tag)
+    before = pgd.heartbeat_details()
+    pgd.heartbeat({"tag": tag, "before": None if before is None else before["tag"]})
+    pgd.progress(1, 1)
+    if fails_now(0.3):
+        raise RuntimeError("the ink was dry")
+    return {"tag": tag, "nonce": nonce, "same": before is None or before["tag"] == tag}
+
+
+@pgd.step(at_most_once=True)
+async def post(token: str, tag: str) -> dict[str, str]:
+    nonce = runs(token, tag)
+    await asyncio.sleep(0.02)
+    return {"tag": tag, "nonce": nonce}
+
+
+@pgd.step(executor="process", retry=RETRY)
+def weigh(token: str, tag: str) -> dict[str, str]:
+    """Runs in a process of its own, where there is no site; under which incarnation, nobody tells it."""
+    nonce = uuid.uuid4().hex[:12]
+    history = History(os.environ["CHAOS_HISTORY"], f"process {os.getpid()}")
+    history.note("run", token=token, tag=tag, nonce=nonce, worker=None, process=True)
+    history.close()
+    return {"tag": tag, "nonce": nonce}
+
+
 # -- money ----------------------------------------------------------------------------------------------------------
 
 
@@ -122,6 +152,19 @@ async def move(
     if nap:
         await asyncio.sleep(nap)
     for statement in rest:
+        await tx.execute(*statement)
+    return {"tag": entry, "nonce": nonce, "cents": cents}
+
+
+@pgd.transaction(retry=RETRY, isolation="serializable")
+async def move_serializable(
+    tx: psycopg.AsyncConnection, token: str, entry: str, source: int, target: int, cents: int
+) -> dict[str, Any]:
+    """Reads what others write, so that some of them meet."""
+    nonce = runs(token, entry)
+    assert site is not None
+    await tx.execute(f"select sum(balance) from {site.shop}.accounts where id in (%s, %s)", (source, target))
+    for statement in _statements(token, entry, source, target, cents):
         await tx.execute(*statement)
     return {"tag": entry, "nonce": nonce, "cents": cents}
 

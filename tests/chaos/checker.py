@@ -33,11 +33,12 @@ FENCE = "a worker that was taken over writes nothing"
 OWNERS = "only the owner of an instance writes its history"
 REPLAY = "replay reproduces the original run"
 ATTEMPTS = "commands are answered once, attempts are counted across crashes"
+ONCE = "an at_most_once step begins at most once"
 LIMITS = "the limits of a queue hold, whoever dies"
 
 PROMISES = (
     MONEY, STARTS, RESULTS, SIGNALS, STEPS, RUNS, TRANSACTIONS, TIMERS, FENCE, OWNERS, REPLAY, ATTEMPTS,
-    LIMITS,
+    LIMITS, ONCE,
 )  # fmt: skip
 
 
@@ -65,6 +66,7 @@ def check(evidence: Evidence) -> list[Violation]:
     found = [*_starts(evidence, calls), *_money(evidence), *_transactions(evidence)]
     found += [*_fence(evidence), *_owners(evidence), *_told(evidence), *_executions(evidence)]
     found += _limits(evidence)
+    found += _once(evidence)
     sent: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call.what["do"] == "signal":
@@ -217,7 +219,8 @@ def _executions(evidence: Evidence) -> Iterator[Violation]:
         if event["event"] == "run":
             at = event["token"], event["tag"]
             nonces[at].add(event["nonce"])
-            if at in seen:
+            # What a process of a step's was told by a worker that died is begun or not: it is not told which.
+            if at in seen and not event.get("process"):
                 late[at].append(event)
         elif event["event"] == "saw":
             seen.add((event["token"], event["tag"]))
@@ -237,6 +240,13 @@ def _executions(evidence: Evidence) -> Iterator[Violation]:
                     yield Violation(
                         STEPS, f"{instance}: {tag} ran again in {event['by']} as worker {event['worker']}, after {row}"
                     )
+
+
+def _once(evidence: Evidence) -> Iterator[Violation]:
+    begun = Counter(e["token"] for e in evidence.events if e["event"] == "run" and e["tag"] == kinds.POSTED)
+    for token, times in begun.items():
+        if times > 1:
+            yield Violation(ONCE, f"{kinds.POSTED} of {token} began {times} times")
 
 
 def _had_lost(worker: int | None, tenures: list[Tenure], write: Write) -> bool:

@@ -16,7 +16,22 @@ from typing import Any
 import pgdurable as pgd
 from pgdurable.workflow import Workflow
 
-from .bank import ACCOUNTS, ESCROW, hopeless, jot, move, move_blocking, note, saw, shaky, shaky_move
+from .bank import (
+    ACCOUNTS,
+    ESCROW,
+    hopeless,
+    jot,
+    move,
+    move_blocking,
+    move_serializable,
+    note,
+    post,
+    saw,
+    shaky,
+    shaky_move,
+    stamp,
+    weigh,
+)
 
 __all__ = ["GENERATIONS", "KINDS", "Effect", "Kind", "definition", "workflows_of"]
 
@@ -224,6 +239,33 @@ def _doomed_effects(args: dict[str, Any], output: Any) -> list[Effect]:
     return [Effect(token, "debit", source, ESCROW, cents), Effect(token, "refund", ESCROW, source, cents)]
 
 
+# -- posted: steps that ask for more than to be tried again ---------------------------------------------------------
+
+POSTED = "posted"
+"""The tag of the step that may begin at most once."""
+
+
+@pgd.workflow
+async def posted(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+    stamped = await seen(token, stamp(token, "stamped"))
+    if not stamped["same"]:
+        raise AssertionError(f"{token}: the heartbeat of another step was found: {stamped}")
+    noted = [
+        stamped,
+        await seen(token, weigh(token, "weighed")),
+        await seen(token, move_serializable(token, "postage", source, target, cents)),
+    ]
+    try:
+        noted.append(await seen(token, post(token, POSTED)))
+    except pgd.StepInterrupted:
+        noted.append(await seen(token, note(token, "asks whether it arrived")))
+    return {"token": token, "noted": noted}
+
+
+def _posted_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [Effect(args["token"], "postage", args["source"], args["target"], args["cents"])]
+
+
 # -- revised: another version with every deploy ---------------------------------------------------------------------
 
 
@@ -263,6 +305,7 @@ KINDS = {
             "standing", (standing,), lambda chance: {**_pair(chance), "times": chance.randint(1, 3)},
             _standing_effects, frozenset({LONG_NAP}),
         ),
+        Kind("posted", (posted,), _pair, _posted_effects, frozenset()),
         Kind("doomed", (doomed,), _pair, _doomed_effects, frozenset(), ends="failed", weight=1),
         Kind(
             "revised", tuple(_revised(n) for n in range(1, GENERATIONS + 1)), _pair, _revised_effects,

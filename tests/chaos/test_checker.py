@@ -192,6 +192,12 @@ def another_error(evidence: Evidence) -> None:
     error["message"] = "something else"
 
 
+@plant(checker.ONCE)
+def posted_twice(evidence: Evidence) -> None:
+    run = next(e for e in evidence.events if e["event"] == "run" and e["tag"] == "posted")
+    evidence.events.insert(evidence.events.index(run), {**run, "nonce": "0" * 12})
+
+
 # -- queues ---------------------------------------------------------------------------------------------------------
 
 

@@ -69,6 +69,7 @@ async def main(told: dict[str, Any]) -> None:
     closing = asyncio.Event()  # no more orders
     loop.add_signal_handler(signal.SIGUSR1, closing.set)
     history = History(told["history"], told["name"])
+    os.environ["CHAOS_HISTORY"] = str(told["history"])  # for processes of steps
     generation = told["generation"]
     mutations.apply(told["mutation"], told["schema"])
     engine = pgd.Engine(
