@@ -200,3 +200,6 @@ select coalesce(q.name, s.queue), coalesce(q.paused, false), q.concurrency, q.wo
 insert into @extschema@.payloads (instance_id, hash, data)
 select u.id, u.hash, u.data::jsonb from unnest(%s::uuid[], %s::text[], %s::text[]) as u (id, hash, data)
 on conflict do nothing
+
+-- name: start_lined
+select @extschema@.start_lined(%s::uuid[], %s::text[], %s::text[], %s::text[], %s::text[], %s::int[], %s::text[])

@@ -17,7 +17,7 @@ from pgdurable._engine.busy_wait import MOST_S
 from pgdurable._engine.database import PATIENCE_S
 from pgdurable._engine.host import Host
 from pgdurable._engine.ids import check_key
-from pgdurable._engine.inputs import Input, check_name, split_argument
+from pgdurable._engine.inputs import Input, check_name, check_partition, check_priority, split_argument
 from pgdurable._engine.listening import check_queues
 from pgdurable._engine.metrics import Metrics
 from pgdurable._engine.starts import BulkStart
@@ -242,6 +242,15 @@ class Engine(Client):
             or definition.batch is not None
             or ((queue != "default" or not worker.listening.default) and not _begins_here(worker, queue))
         ):  # fmt: skip
+            others = (id, connection, timeout, dedup, debounce, debounce_limit, key)
+            if (
+                definition is not None
+                and definition.batch is None
+                and not delay
+                and not labels
+                and others == (None,) * 7
+            ):
+                return await self._start_in_line(worker, definition, args, kwargs, queue, priority, partition)
             return await super().start(
                 workflow, *args, id=id, kwargs=kwargs, version=version, queue=queue, priority=priority, delay=delay,
                 labels=labels, partition=partition, dedup=dedup, debounce=debounce, debounce_limit=debounce_limit,
@@ -261,6 +270,23 @@ class Engine(Client):
         host.start(instance_id, definition, data, queue, future, worker.room() > 0, loaded)
         await future
         return Handle(self, instance_id, None, signature.returns)
+
+    async def _start_in_line(
+        self, worker: Worker, definition: Workflow[Any, Any], args: Any, kwargs: Any, queue: str, priority: int,
+        partition: str | None,
+    ) -> Handle[Any]:  # fmt: skip
+        """A start that waits for its turn in a queue; those of the same time share a commit."""
+        check_name(queue, "a queue's name")
+        check_priority(priority)
+        check_partition(partition)
+        data = definition.signature.bind_input(args, kwargs or {}, limit=self.payload_limit)
+        definition.signature.load_input(data)  # their types fit as well
+        if worker.gate.full(len(data)):
+            await worker.gate.enter(len(data))
+            self._running()
+        instance_id = worker.new_id()
+        await worker.lined.start(instance_id, definition, data, queue, priority, partition)
+        return Handle(self, instance_id, None, definition.signature.returns)
 
     def _start_here_many(
         self, workflow: Any, arguments: Any, version: str | None, queue: str

@@ -449,3 +449,35 @@ async def test_metrics_tell_of_slots_and_of_queues_that_nobody_hears(
         async with ns.engine(gate):
             await upkeep.look_at_vacuum()
             assert engine.metrics()["deaf_queues"] == []
+
+
+async def test_starts_of_the_same_time_share_a_commit_and_each_is_one(ns: Namespace) -> None:
+    async with ns.engine(job) as engine:
+        await engine.queues.set("mail", concurrency=50)
+        handles = await asyncio.gather(
+            *[engine.start(job, str(n), queue="mail", priority=n % 3, partition=str(n % 2)) for n in range(200)]
+        )
+        assert [await handle.result(20) for handle in handles] == [str(n) for n in range(200)]
+        assert ns.one("select count(*) from @.instances") == 200
+        commits = ns.one("select count(distinct created_at) from @.instances")
+        assert commits < 50
+        placed = ns.sql("select priority, partition, count(*) from @.instances group by 1, 2 order by 1, 2")
+        assert [(priority, partition) for priority, partition, _ in placed] == [
+            (priority, partition) for priority in (0, 1, 2) for partition in ("0", "1")
+        ]
+
+
+async def test_a_start_whose_answer_was_lost_is_one_start(ns: Namespace) -> None:
+    """The server ends the connections of the client's pool while starts are under way; they are sent again."""
+    async with ns.engine(job) as engine:
+        await engine.queues.set("mail", concurrency=50)
+        starts = [asyncio.ensure_future(engine.start(job, str(n), queue="mail")) for n in range(300)]
+        for _ in range(10):
+            await asyncio.sleep(0.005)
+            ns.sql(
+                "select pg_terminate_backend(pid) from pg_stat_activity"
+                " where query like '%%start_lined%%' and pid <> pg_backend_pid()"
+            )
+        handles = await asyncio.gather(*starts)
+        assert sorted([await handle.result(30) for handle in handles]) == sorted(str(n) for n in range(300))
+        assert ns.one("select count(*) from @.instances") == 300

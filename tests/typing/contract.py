@@ -48,6 +48,22 @@ async def checkout(order: str, sku: str, cents: int) -> dict[str, int]:
     return {"left": left, "parcel": parcel}
 
 
+@pgd.workflow(batch=pgd.Batch(max=100, wait=0.5))
+async def together(orders: list[str]) -> int:
+    return len(orders)
+
+
+async def queues(client: pgd.Client) -> None:
+    await client.queues.set("mail", concurrency=10, rate=(100, 60), partition_concurrency=None, paused=False)
+    await client.queues.set_partition("mail", "acme", weight=3)
+    assert_type([info.name for info in await client.queues.list()], list[str])
+    await client.start(checkout, "o-1", "sku-9", 1, queue="mail", priority=3, partition="acme", dedup="o-1")
+    await client.start(checkout, "o-1", "sku-9", 1, debounce=5, debounce_limit=60, key="o-1")
+    await client.start(together, "o-1")
+    await client.queues.set("mail", rate=5)  # type: ignore[arg-type]
+    pgd.Engine("", queues=["mail"])
+
+
 async def main() -> None:
     async with pgd.Engine("", schema="durable") as engine:
         handle = await engine.start(checkout, "o-1", "sku-9", 4200, id="order/o-1")

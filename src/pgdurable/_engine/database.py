@@ -42,7 +42,8 @@ from pgdurable.errors import (
 __all__ = ["PATIENCE_S", "Database"]
 
 _WORK = frozenset({
-    "start", "start_debounced", "start_batched", "set_queue", "signal", "signal_with_start", "request_update", "resume",
+    "start", "start_debounced", "start_batched", "start_lined", "set_queue", "signal", "signal_with_start",
+    "request_update", "resume",
     "retry", "put_schedule", "edit_schedule", "resume_schedule", "trigger_schedule", "backfill_schedule",
     "cancel", "terminate", "pause", "fork", "bulk_step",
 })  # fmt: skip

@@ -23,6 +23,7 @@ from pgdurable._engine.handover import drain
 from pgdurable._engine.host import Host
 from pgdurable._engine.incarnation import Incarnation
 from pgdurable._engine.journal import Journal
+from pgdurable._engine.lined import LinedStarts
 from pgdurable._engine.listening import Listening
 from pgdurable._engine.membership import Membership
 from pgdurable._engine.memory import Memory
@@ -83,6 +84,7 @@ class Worker:
         host: the instances in memory, and what their code runs on.
         gate: where new work waits while the server is behind.
         keyed: starts with user-chosen ids.
+        lined: starts that stand in line.
         listening: the queues it takes instances of.
     """
 
@@ -138,6 +140,7 @@ class Worker:
             host, worker_pool, schema, self.upkeep, room=self.room, trials=self.trials, gate=gate,
             listening=self.listening, interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
         )  # fmt: skip
+        self.lined = LinedStarts(database)
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
             host, self.membership, server, dsn, schema, database.route, on_lost=lambda: self._incarnation.forgotten(),
@@ -260,6 +263,7 @@ class Worker:
             drained = await drain(host, self.journal, self.membership, longest)
         finally:
             await self.keyed.close()
+            await self.lined.close()
             await end_tasks(*self._tasks, self._incarnation.rejoining)
             for tag in await self.journal.discard():
                 if isinstance(tag, StartRecord):
