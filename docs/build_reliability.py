@@ -86,6 +86,9 @@ PROMISES = {
     "the limits of a queue hold, whoever dies": (
         "a trigger counts who holds a slot whenever an instance gets an owner; the times of beginnings against the rate"
     ),
+    "each tick of a schedule starts one instance, whoever dies": (
+        "the instances of a schedule of one second, tick by tick"
+    ),
 }
 
 HEAD = """\

@@ -5,5 +5,5 @@ language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
     insert into @extschema@.payloads (instance_id, hash, data) values (id, body ->> 'hash', body -> 'data')
-    on conflict do nothing
+    on conflict (instance_id, hash) do update set written_at = now()
 $$;

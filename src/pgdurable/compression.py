@@ -98,7 +98,7 @@ class Codecs:
 
     def open_history(self, row: Any, *owner: Any) -> tuple[Any, ...]:
         """As `Encryption.open_history`."""
-        return row if self._encryption is None else self._encryption.open_history(row, *owner)  # type: ignore[no-any-return]
+        return row if self._encryption is None else self._encryption.open_history(row, *owner)
 
 
 _MARKED = b'{"$pgdurable:'

@@ -10,6 +10,7 @@ import uuid
 from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from typing import Any
 
 from crash.replay import Row, compare, wrong_timers
@@ -35,10 +36,11 @@ REPLAY = "replay reproduces the original run"
 ATTEMPTS = "commands are answered once, attempts are counted across crashes"
 ONCE = "an at_most_once step begins at most once"
 LIMITS = "the limits of a queue hold, whoever dies"
+TICKS = "each tick of a schedule starts one instance, whoever dies"
 
 PROMISES = (
     MONEY, STARTS, RESULTS, SIGNALS, STEPS, RUNS, TRANSACTIONS, TIMERS, FENCE, OWNERS, REPLAY, ATTEMPTS,
-    LIMITS, ONCE,
+    LIMITS, TICKS, ONCE,
 )  # fmt: skip
 
 
@@ -67,6 +69,7 @@ def check(evidence: Evidence) -> list[Violation]:
     found += [*_fence(evidence), *_owners(evidence), *_told(evidence), *_executions(evidence)]
     found += _limits(evidence)
     found += _once(evidence)
+    found += _ticks(evidence)
     sent: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call.what["do"] == "signal":
@@ -98,6 +101,7 @@ def looked_at(evidence: Evidence) -> dict[str, int]:
         "entries in the ledger": len(evidence.ledger),
         "worker incarnations": sum(one.state == "alive" for one in evidence.incarnations),
         "beginnings in a queue with limits": sum(map(len, evidence.begun.values())),
+        "ticks of a schedule": len(evidence.ticks),
         "takeovers": sum(one.state == "dead" for one in evidence.incarnations),
     }
 
@@ -111,6 +115,23 @@ def _calls(evidence: Evidence) -> list[Call]:
             call = calls[event["call"]]
             call.outcome, call.instance = event["event"], event.get("instance")
     return list(calls.values())
+
+
+# -- schedules ------------------------------------------------------------------------------------------------------
+
+
+def _ticks(evidence: Evidence) -> Iterator[Violation]:
+    anchor, every, started, missed, skipped = evidence.patrol
+    for n, (id, tick, status, output) in enumerate(evidence.ticks, 1):
+        wanted = anchor + n * timedelta(seconds=every)
+        if tick != wanted:
+            yield Violation(TICKS, f"tick {n} is {tick} ({id}), not {wanted}: one is lost, or there twice")
+            return
+        if (status, output and datetime.fromisoformat(output)) != ("completed", tick):
+            yield Violation(TICKS, f"{id} is {status}, with {output}")
+    if (started, missed, skipped) != (len(evidence.ticks), 0, 0):
+        found = f"{started} started, {missed} missed and {skipped} skipped"
+        yield Violation(TICKS, f"the schedule counts {found}; there are {len(evidence.ticks)}")
 
 
 # -- queues ---------------------------------------------------------------------------------------------------------

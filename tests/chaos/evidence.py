@@ -109,6 +109,8 @@ class Evidence:
         events: the run's history, in order.
         queued: events that nobody consumed, as (instance, name, payload).
         excess: where more of a queue were held than allowed, as (queue, by whom, how many, how many at the most).
+        ticks: what the schedule has started, as (id, tick, status, output); patrol: its anchor, the seconds from one
+            tick to the next, and how many it counts as started, missed and skipped.
         begun: when the instances of each queue with settings began, in order; rates: how many within how many seconds.
     """
 
@@ -123,6 +125,8 @@ class Evidence:
     excess: list[tuple[str, str, int, int]]
     begun: dict[str, list[datetime]]
     rates: dict[str, tuple[int, float]]
+    ticks: list[tuple[str, datetime, str, Any]]
+    patrol: tuple[datetime, float, int, int, int]
 
 
 def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[Event]) -> Evidence:
@@ -132,6 +136,7 @@ def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[E
             f"""select i.id, k.id, i.workflow, i.version, i.status, i.owner, i.input::text, i.output, i.error,
                        coalesce(i.started_at, i.created_at), i.finished_at
                   from {schema}.instances i left join {schema}.instance_keys k on k.instance_id = i.id
+                 where i.workflow <> 'patrol'
                  order by i.id"""
         )
     }
@@ -187,4 +192,14 @@ def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[E
                 f"select name, rate_count, rate_seconds from {schema}.queues where rate_count is not null"
             )
         },
+        ticks=conn.execute(
+            f"""select k.id, (i.labels ->> 'scheduled_at')::timestamptz, i.status, i.output
+                  from {schema}.instances i left join {schema}.instance_keys k on k.instance_id = i.id
+                 where i.workflow = 'patrol' order by 2, 1"""
+        ).fetchall(),
+        patrol=conn.execute(
+            f"""select (definition ->> 'anchor')::timestamptz, (definition ->> 'every_s')::float8,
+                       started, missed, skipped
+                  from {schema}.schedules where name = 'patrol'"""
+        ).fetchone(),  # type: ignore[arg-type]
     )

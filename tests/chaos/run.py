@@ -209,6 +209,7 @@ async def _finish(world: World, result: Result, patience: float) -> list[history
             raise TimeoutError(f"the customers ended with {status}")
         for slot in world.slots:
             await world.until(lambda slot=slot: _quiet(world, slot), f"{slot.name} has no more orders", await left())  # type: ignore[misc]
+        await world.rows("select @.pause_schedule('patrol')")
         await world.until(lambda: _ended(world), "every instance has ended", await left())
         for slot in world.slots:
             status = await world.end(slot, await left())

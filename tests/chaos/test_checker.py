@@ -159,7 +159,8 @@ def ended_and_still_owned(evidence: Evidence) -> None:
 
 @plant(checker.STARTS)
 def ended_twice(evidence: Evidence) -> None:
-    ends = [tenure for tenure in evidence.tenures if tenure.status == "completed"]
+    ordered = {instance.id for instance in evidence.instances}
+    ends = [tenure for tenure in evidence.tenures if tenure.status == "completed" and tenure.instance_id in ordered]
     evidence.tenures.append(dataclasses.replace(ends[0], old_status="running", position=ends[-1].position + 1))
 
 
@@ -211,6 +212,22 @@ def too_many_begun(evidence: Evidence) -> None:
     ((queue, (count, _)),) = evidence.rates.items()
     first = evidence.begun[queue][0]
     evidence.begun[queue] = [first + n * timedelta(milliseconds=1) for n in range(count + 1)]
+
+
+@plant(checker.TICKS)
+def a_tick_that_is_lost(evidence: Evidence) -> None:
+    del evidence.ticks[2]
+
+
+@plant(checker.TICKS)
+def a_tick_that_came_twice(evidence: Evidence) -> None:
+    evidence.ticks.insert(2, evidence.ticks[2])
+
+
+@plant(checker.TICKS)
+def a_tick_that_was_missed(evidence: Evidence) -> None:
+    anchor, every, started, _, skipped = evidence.patrol
+    evidence.patrol = (anchor, every, started, 1, skipped)
 
 
 # -- signals --------------------------------------------------------------------------------------------------------

@@ -150,6 +150,11 @@ class World:
                 f"select {SCHEMA}.set_queue('counter', concurrency => 20, worker_concurrency => 8,"
                 " partition_concurrency => 6, rate_count => 60, rate_seconds => 1)"
             )
+            # So much is made good that no fault of a run can make a tick missed.
+            conn.execute(
+                f"select {SCHEMA}.schedule('patrol', 'patrol', every => '1 s', overlap => 'allow',"
+                " catch_up => '1 hour')"
+            )
             mutations.install(self.settings.mutation, conn, SCHEMA)
             row = conn.execute("select version()").fetchone()
             assert row is not None
