@@ -28,12 +28,14 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
     "Called by workflow code": [
         ("context", "now"), ("context", "random"), ("context", "uuid4"), ("context", "sleep"),
         ("context", "wait_signal"), ("context", "continue_as_new"), ("child", "start_child"), ("child", "ChildHandle"),
-        ("sending", "signal"), ("saga", "saga"), ("saga", "Saga"), ("patches", "patched"),
-        ("patches", "deprecate_patch"),
+        ("sending", "signal"), ("saga", "saga"), ("saga", "Saga"),
+        ("handlers", "on_update"), ("handlers", "on_query"), ("handlers", "expose"), ("handlers", "wait_until"),
+        ("state", "set_state"), ("stream", "stream"), ("stream", "Stream"),
+        ("patches", "patched"), ("patches", "deprecate_patch"),
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
-        ("handle", "RunningStep"), ("handle", "Entry"), ("handle", "Starts"),
+        ("handle", "RunningStep"), ("handle", "Entry"), ("handle", "Starts"), ("_client/streams", "StreamItem"),
         ("_client/queues", "Queues"), ("_client/queues", "QueueInfo"), ("_client/queues", "PartitionInfo"),
         ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
         ("compression", "Compression"),
@@ -46,7 +48,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
             "InstanceFinished CodecError PayloadSealed PayloadBroken PayloadTooLarge FencedError WorkflowIoError "
             "WorkflowTimeout NonDeterminismError InstanceNotFinished InstanceFailed CompensationFailed InstancePaused "
             "Quarantined StepFailed StepTimeout HeartbeatTimeout StepInterrupted StepProcessDied AttemptOver "
-            "ScheduleNotFound"
+            "ScheduleNotFound UpdateRejected UpdateFailed QueryFailed"
         ).split()
     ],
 }  # fmt: skip

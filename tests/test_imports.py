@@ -20,7 +20,7 @@ FLOORS: list[set[str]] = [
     {"cli", "testing", "ui"},
     {"engine", "client", "handle", "sync", "_client", "_engine"},
     {"workflow", "batch", "child", "saga", "sending", "steps", "heartbeats", "context", "retry", "codec"}
-    | {"compression"}
+    | {"compression", "handlers", "state", "stream"}
     | {"encryption", "_arguments", "_failure", "_mismatch", "info", "logs", "patches"},
     {"_runtime", "_store"},
     {"_core"},

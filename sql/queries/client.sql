@@ -50,6 +50,42 @@ select @extschema@.signal_with_start(
 -- name: find_key
 select k.instance_id from @extschema@.instance_keys k where k.id = %s
 
+-- name: request_update
+select instance_id, update_key from @extschema@.request_update(%s, %s, %s::jsonb, %s)
+
+-- name: update_replies
+-- Answered, or of an instance that will not answer before somebody does something. One snapshot of both.
+select a.instance_id, a.key, u.status, u.result::text, u.error::text, i.status
+  from unnest(%s::uuid[], %s::uuid[]) as a (instance_id, key)
+  left join @extschema@.updates u on u.instance_id = a.instance_id and u.key = a.key
+  left join @extschema@.instances i on i.id = a.instance_id
+ where u.status in ('completed', 'failed', 'rejected')
+    or i.status is null or i.status in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
+
+-- name: ask
+select @extschema@.ask(%s, %s, %s::jsonb, %s)
+
+-- name: answers
+select key, instance_id, gone, answer, error from @extschema@.answers(%s::uuid[])
+
+-- name: states
+select key, value::text from @extschema@.states where instance_id = %s and (%s::text is null or key = %s::text) order by key
+
+-- name: status_of
+select status from @extschema@.instances where id = %s
+
+-- name: stream_items
+select i.status, s.position, s.kind, s.run, s.writer, s.n, s.attempt, s.item::text, s.written_at
+  from @extschema@.instances i
+  left join lateral (
+    select o.* from @extschema@.stream_items o
+     where o.instance_id = i.id and o.stream = %s::text and o.position >= %s::int
+     order by o.position
+     limit %s
+  ) s on true
+ where i.id = %s
+ order by s.position
+
 -- name: find_instance
 select @extschema@.find_instance(%s)
 

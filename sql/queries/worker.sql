@@ -95,6 +95,13 @@ select i.id, i.workflow, i.version, @extschema@.whole(i.id, i.input)::text,
  where i.id = any (%s::uuid[]) and i.owner = %s and i.status = 'running'
  order by i.id
 
+-- name: take_queries
+select key, instance_id, name, input, held, workflow, version, started_with, id, started_at
+  from @extschema@.take_queries(%s, %s::text[], %s::text[], %s::boolean[], %s)
+
+-- name: answer_query
+select @extschema@.answer_query(%s, %s::jsonb, %s::jsonb)
+
 -- name: clear_strikes
 update @extschema@.instances i
    set strikes = 0

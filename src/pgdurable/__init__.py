@@ -7,6 +7,7 @@ the database they go on from the last checkpoint.
 from pgdurable import sync
 from pgdurable._client.queues import PartitionInfo, QueueInfo, Queues
 from pgdurable._client.schedules import Schedule, Schedules
+from pgdurable._client.streams import StreamItem
 from pgdurable.batch import Batch
 from pgdurable.child import ChildHandle, start_child
 from pgdurable.client import Client, Entry, Handle, InstanceInfo, Starts
@@ -36,6 +37,7 @@ from pgdurable.errors import (
     PayloadTooLarge,
     PgDurableError,
     Quarantined,
+    QueryFailed,
     RetryAfter,
     ScheduleNotFound,
     SchemaError,
@@ -44,16 +46,21 @@ from pgdurable.errors import (
     StepProcessDied,
     StepTimeout,
     UnknownWorkflow,
+    UpdateFailed,
+    UpdateRejected,
     WorkflowIoError,
     WorkflowTimeout,
 )
 from pgdurable.handle import RunningStep
+from pgdurable.handlers import expose, on_query, on_update, wait_until
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
 from pgdurable.saga import Saga, saga
 from pgdurable.sending import signal
+from pgdurable.state import set_state
 from pgdurable.steps import Step, Transaction, step, transaction
+from pgdurable.stream import Stream, stream
 from pgdurable.workflow import Workflow, workflow
 
 __version__ = "0.1.0.dev0"
@@ -90,6 +97,7 @@ __all__ = [
     "PayloadTooLarge",
     "PgDurableError",
     "Quarantined",
+    "QueryFailed",
     "QueueInfo",
     "Queues",
     "Retry",
@@ -106,28 +114,38 @@ __all__ = [
     "StepInterrupted",
     "StepProcessDied",
     "StepTimeout",
+    "Stream",
+    "StreamItem",
     "Transaction",
     "UnknownWorkflow",
+    "UpdateFailed",
+    "UpdateRejected",
     "Workflow",
     "WorkflowIoError",
     "WorkflowTimeout",
     "continue_as_new",
     "deprecate_patch",
     "embedded",
+    "expose",
     "heartbeat",
     "heartbeat_details",
     "now",
+    "on_query",
+    "on_update",
     "patched",
     "progress",
     "random",
     "saga",
+    "set_state",
     "signal",
     "sleep",
     "start_child",
     "step",
+    "stream",
     "sync",
     "transaction",
     "uuid4",
     "wait_signal",
+    "wait_until",
     "workflow",
 ]

@@ -18,6 +18,7 @@ from pgdurable._client.operations import Operations
 from pgdurable._client.queues import QueuesMixin
 from pgdurable._client.schedules import SchedulesMixin
 from pgdurable._client.signals import Signals
+from pgdurable._client.talk import Talk
 from pgdurable._core import StartRows
 from pgdurable._engine.bulk import BulkSender
 from pgdurable._engine.columns import Array, columns_of
@@ -33,6 +34,7 @@ from pgdurable._engine.inputs import (
     timed_start,
 )
 from pgdurable._engine.outcomes import Outcomes
+from pgdurable._engine.replies import Replies
 from pgdurable._engine.tasks import within
 from pgdurable._secret import SHOW_VALUES, Dsn
 from pgdurable.compression import Compression, codecs_of
@@ -50,7 +52,7 @@ _List = list  # inside Client, `list` is the method
 Stream: TypeAlias = AsyncIterable[Any] | Iterator[Any] | Mapping[str, Any] | Array
 
 
-class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
+class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals, Talk):
     """Starts, signals and reads instances. Executes nothing; workers elsewhere do.
 
     Args:
@@ -88,6 +90,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         )  # fmt: skip
         self.schema = self._database.schema
         self._outcomes = Outcomes(self._database, self._runs_here)
+        self._replies = Replies(self._database)
         # What Handle asks for.
         self._outcome_of, self._forget_outcome = self._outcomes.of, self._outcomes.forget
         self._rows, self._asked = self._database.rows, self._database.asked
@@ -110,6 +113,7 @@ class Client(Gathering, Operations, QueuesMixin, SchedulesMixin, Signals):
         if self._database.foreign:
             return
         await self._outcomes.close()
+        await self._replies.close()
         await self._database.close()
 
     # -- starting ------------------------------------------------------------------------------------------------

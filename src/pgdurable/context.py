@@ -128,10 +128,12 @@ def _wait_signal_blocking(machine: ThreadMachine, name: str, timeout: float | No
     while True:
         there, payload = machine.take_signal(name)
         if there:
+            machine.got_on()
             if timer is not None:
                 machine.cancel(timer)
             return payload
         if slot.done():
+            machine.got_on()
             raise TimeoutError(f"{machine.label}: no signal {name!r} within {timeout:g} s")
         if timeout is not None and timer is None:
             if timeout <= 0:

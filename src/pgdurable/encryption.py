@@ -194,6 +194,8 @@ def place_of(kind: str, seq: int | None, name: str | None, attempt: int | None) 
     """What a payload of history is bound to, beside its instance."""
     if kind == "signal":
         return f"signal {name}"
+    if kind == "update":
+        return f"update request {name}"
     return f"attempt {seq} {attempt}" if kind == "attempt" else f"{kind} {seq}"
 
 

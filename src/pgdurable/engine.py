@@ -20,6 +20,7 @@ from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, check_name, check_partition, check_priority, split_argument
 from pgdurable._engine.listening import check_queues
 from pgdurable._engine.metrics import Metrics
+from pgdurable._engine.queries import ask_hosted
 from pgdurable._engine.starts import BulkStart
 from pgdurable._engine.trials import LEAST
 from pgdurable._engine.worker import Settings, Worker
@@ -168,6 +169,7 @@ class Engine(Client):
         await super().open()
         try:
             self._worker = await Worker.join(self._database, self._registry, self._settings, self._outcomes)
+            self._worker.host.on_reply = self._replies.tell
         except BaseException:
             await super().close()
             raise
@@ -335,6 +337,12 @@ class Engine(Client):
             "this Engine is not open" if self._worker is None else "this Engine is stopping",
             hint="Use it as `async with Engine(...) as engine`, or await engine.open().",
         )
+
+    def _answer_here(self, id: bytes, name: str, input: bytes) -> Awaitable[bytes] | None:
+        hosted = None if self._worker is None else self._worker.host.instances.get(id)
+        if hosted is None or hosted.closed or hosted.machine.replaying:
+            return None
+        return ask_hosted(hosted, name, input)
 
     def _runs_here(self, id: bytes) -> bool:
         return self._worker is not None and id in self._worker.host.instances

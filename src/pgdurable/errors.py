@@ -27,6 +27,7 @@ __all__ = [
     "PayloadTooLarge",
     "PgDurableError",
     "Quarantined",
+    "QueryFailed",
     "RetryAfter",
     "ScheduleNotFound",
     "SchemaError",
@@ -35,6 +36,8 @@ __all__ = [
     "StepProcessDied",
     "StepTimeout",
     "UnknownWorkflow",
+    "UpdateFailed",
+    "UpdateRejected",
     "WorkflowIoError",
     "WorkflowTimeout",
 ]
@@ -221,6 +224,39 @@ class Quarantined(InstancePaused):
 
     It is paused so that it harms nobody else. Find what kills its worker (a crash in C code, memory, a blocked event
     loop), then `retry` it: nothing is lost.
+    """
+
+
+class _Answered(PgDurableError):
+    def __init__(self, message: str, *, type: str | None, traceback: str | None) -> None:
+        super().__init__(message)
+        self.type = type
+        self.traceback = traceback
+
+
+class UpdateRejected(_Answered):
+    """The instance did not take an update: its validator, its arguments or its name. Nothing was recorded.
+
+    Attributes:
+        type: full name of the exception's type.
+    """
+
+
+class UpdateFailed(_Answered):
+    """An update that was taken was not carried out: its handler raised, or the instance ended before it was done.
+
+    Attributes:
+        type: full name of the handler's exception's type; None: the instance ended.
+        traceback: its traceback as text, or None.
+    """
+
+
+class QueryFailed(_Answered):
+    """A query has no answer: no such query, arguments that do not fit, a handler that raised, an instance not begun.
+
+    Attributes:
+        type: full name of the exception's type.
+        traceback: its traceback as text, or None.
     """
 
 

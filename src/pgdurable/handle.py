@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 import msgspec
 
+from pgdurable._client.conversation import Conversation
 from pgdurable._engine.forks import origin_of
 from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input
@@ -114,7 +115,7 @@ class InstanceInfo:
     running_steps: tuple[RunningStep, ...] = ()
 
 
-class Handle(Generic[T]):
+class Handle(Conversation, Generic[T]):
     """One instance, wherever it runs.
 
     Attributes:

@@ -20,6 +20,7 @@ from pgdurable._client import schedules as _schedules
 from pgdurable._client.operations import Done
 from pgdurable._client.queues import QueueInfo
 from pgdurable._client.schedules import Schedule
+from pgdurable._client.streams import StreamItem
 from pgdurable._engine.metrics import Metrics
 from pgdurable._secret import Dsn
 from pgdurable.errors import PgDurableError
@@ -122,6 +123,29 @@ class Handle(Generic[T]):
 
     def pause(self, timeout: float | timedelta | None = 10.0) -> bool:
         return self._thread.call(self._handle.pause(timeout))
+
+    def update(self, update: Any, *args: Any, **options: Any) -> Any:
+        return self._thread.call(self._handle.update(update, *args, **options))
+
+    def query(self, query: Any, *args: Any, **options: Any) -> Any:
+        return self._thread.call(self._handle.query(query, *args, **options))
+
+    def state(self, key: str, default: Any = None, *, type: Any = Any) -> Any:
+        return self._thread.call(self._handle.state(key, default, type=type))
+
+    def states(self) -> dict[str, Any]:
+        return self._thread.call(self._handle.states())
+
+    def wait_state(self, key: str, wanted: Any, timeout: float | timedelta | None = None, *, type: Any = Any) -> Any:
+        return self._thread.call(self._handle.wait_state(key, wanted, timeout, type=type))
+
+    def stream(self, name: str, offset: int = 0, **options: Any) -> Iterator[Any]:
+        """The stream's items, as the async `stream` gives them."""
+        return self._thread.iterate(self._handle.stream(name, offset, **options).__aiter__())
+
+    def stream_items(self, name: str, offset: int = 0, **options: Any) -> Iterator[StreamItem]:
+        """The same with their offsets."""
+        return self._thread.iterate(self._handle.stream(name, offset, **options).items())
 
     def resume(self) -> bool:
         return self._thread.call(self._handle.resume())

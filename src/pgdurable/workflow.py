@@ -16,6 +16,7 @@ from pgdurable._runtime.current import current_machine
 from pgdurable.batch import Batch, check_batch
 from pgdurable.child import call_child
 from pgdurable.errors import UnknownWorkflow
+from pgdurable.handlers import Handler
 from pgdurable.retry import seconds
 from pgdurable.steps import Step, Transaction, step, transaction
 
@@ -23,6 +24,8 @@ __all__ = ["Registry", "Step", "Transaction", "Workflow", "registry", "step", "t
 
 P = ParamSpec("P")
 R = TypeVar("R")
+Q = ParamSpec("Q")
+S = TypeVar("S")
 
 
 class Workflow(Generic[P, R]):
@@ -55,6 +58,8 @@ class Workflow(Generic[P, R]):
             if not isinstance(value, str) or not value or "\0" in value or len(value.encode()) > 512:
                 raise ValueError(f"a workflow's {what} is a text of 1 to 512 bytes without NUL, found {value!r}")
         self.title = f"workflow {self.name} v{version}"
+        self.updates: dict[str, Handler[Any, Any]] = {}
+        self.queries: dict[str, Handler[Any, Any]] = {}
         self.is_async = inspect.iscoroutinefunction(fn)
         self.signature = Signature(fn)
         self.batch = batch
@@ -71,6 +76,38 @@ class Workflow(Generic[P, R]):
         if machine is not None:
             return cast(R, call_child(machine, self, args, kwargs))
         return self.fn(*args, **kwargs)
+
+    @overload
+    def update(self, fn: Callable[Q, S], /) -> Handler[Q, S]: ...
+    @overload
+    def update(self, name: str | None = None, /) -> Callable[[Callable[Q, S]], Handler[Q, S]]: ...
+    def update(self, fn: Any = None, /) -> Any:
+        """Declares a handler of updates outside the body: ``@checkout.update``. Its first parameter is what was
+        exposed. As `pgdurable.on_update` otherwise.
+        """
+        return self._declare(fn, query=False)
+
+    @overload
+    def query(self, fn: Callable[Q, S], /) -> Handler[Q, S]: ...
+    @overload
+    def query(self, name: str | None = None, /) -> Callable[[Callable[Q, S]], Handler[Q, S]]: ...
+    def query(self, fn: Any = None, /) -> Any:
+        """Declares a handler of queries outside the body: ``@checkout.query``. Its first parameter is what was
+        exposed. As `pgdurable.on_query` otherwise.
+        """
+        return self._declare(fn, query=True)
+
+    def _declare(self, fn: Any, *, query: bool) -> Any:
+        if fn is None or isinstance(fn, str):
+            return lambda function: self._declared(function, fn, query)
+        return self._declared(fn, None, query)
+
+    def _declared(self, fn: Any, name: str | None, query: bool) -> Handler[Any, Any]:
+        if not query and not self.is_async and inspect.iscoroutinefunction(fn):
+            raise ValueError(f"{self.title}: a handler of a `def` workflow is `def` too, {fn.__qualname__} is async")
+        handler: Handler[Any, Any] = Handler(fn, name, query=query, declared=True)
+        (self.queries if query else self.updates)[handler.name] = handler
+        return handler
 
     def __repr__(self) -> str:
         return f"<workflow {self.name} v{self.version}>"

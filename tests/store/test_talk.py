@@ -87,9 +87,9 @@ def test_another_attempt_replaces_item_by_item_and_goes_on(talk: Talk) -> None:
 
 def test_an_attempt_that_wrote_fewer_leaves_voids_whose_positions_are_not_used_again(talk: Talk) -> None:
     talk.write(("stream", 3, part("a", "b", "c", end=True)))
-    talk.write(("stream", 3, part("A", attempt=2)), ("cut_stream", 3, {"s": 1}))
+    talk.write(("stream", 3, part("A", attempt=2)), ("cut_stream", 3, {"keep": {"s": 1}}))
     assert talk.items() == [(0, "A"), (1, "void"), (2, "void"), (3, "void")]
-    talk.write(("stream", 7, part("next")), ("cut_stream", 3, {"s": 1}))
+    talk.write(("stream", 7, part("next")), ("cut_stream", 3, {"keep": {"s": 1}}))
     assert talk.items()[4:] == [(4, "next")]
     # A void may be filled again: the process died before the step's end was recorded, and it wrote more this time.
     talk.write(("stream", 3, part("B", n=1, attempt=2)))

@@ -12,7 +12,7 @@ from functools import partial
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Any
 
-from pgdurable._engine import deadlines
+from pgdurable._engine import deadlines, updates
 from pgdurable._engine.clock import micros
 from pgdurable._engine.events import Note
 from pgdurable._failure import encode_error
@@ -22,7 +22,6 @@ from pgdurable.errors import PgDurableError
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
     from pgdurable._engine.replay import Row
-    from pgdurable._runtime.machine import Machine
 
 __all__ = ["continue_anew", "run_of", "seed_of"]
 
@@ -65,6 +64,8 @@ def _record(hosted: Hosted, input: bytes) -> None:
     if hosted.closed:
         return
     kept: list[tuple[str, str | None, Any]] = [("signal", name, payload) for name, payload in machine.kept_signals()]
+    if machine.desk is not None:
+        kept += [("update", name, request) for name, request in machine.desk.kept]
     if machine.cancel_is_late:
         kept.append(("cancel", None, {"reason": machine.cancel_reason}))
     place = hosted.next_event
@@ -93,19 +94,23 @@ def _begin(old: Hosted, place: int, input: bytes, at_us: int, kept: list[tuple[s
         return
     hosted.deadline = old.deadline
     deadlines.watch(hosted)
+    hosted.run = place
     hosted.unacked += 1  # the next run is not to end before all of these have come
     hosted.machine.start()
     hosted.after_burst()
     for kind, name, payload in kept:
-        hosted.deliver(partial(_deliver, hosted.machine, kind, name, payload, at_us))
+        hosted.deliver(partial(_deliver, hosted, kind, name, payload, at_us))
     hosted.unacked -= 1
     hosted.advance_order()
     if old.missed:
         host.on_missed(old.id)
 
 
-def _deliver(machine: Machine, kind: str, name: str | None, payload: Any, at_us: int) -> None:
+def _deliver(hosted: Hosted, kind: str, name: str | None, payload: Any, at_us: int) -> None:
+    machine = hosted.machine
     if kind == "cancel":
         machine.request_cancel(payload["reason"], at_us)
+    elif kind == "update":
+        updates.deliver(hosted, name or "", payload, at_us)
     else:
         machine.signal(name or "", payload, at_us)

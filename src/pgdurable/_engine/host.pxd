@@ -11,7 +11,7 @@ cdef class Host:
     cdef public dict instances, consuming, kept
     cdef public Py_ssize_t starting, steps_running, steps_done, ended
     cdef public set queued
-    cdef public object on_outcome, on_fenced, on_parked, on_missed, on_slot, new_id, room
+    cdef public object on_outcome, on_reply, on_fenced, on_parked, on_missed, on_slot, new_id, room
     cdef public object _quiet, timers, parking, requests, undo
     cdef dict __dict__
     cdef object __weakref__

@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 from pgdurable._engine import deadlines, kinds, probes
 from pgdurable._engine._crew import Crew
@@ -93,6 +94,7 @@ class Host:
         self.steps_done = 0
         self.ended = 0
         self.on_outcome: Callable[[bytes, tuple[str, bytes | None, bytes | None]], None] = lambda id, outcome: None
+        self.on_reply: Callable[[bytes, UUID, tuple[str, bytes | None, bytes | None]], None] = _nobody_asks
         self.on_fenced: Callable[[], None] = lambda: None
         self.queued: set[bytes] = set()  # those that hold a slot of their queue's
         self.on_slot: Callable[[], None] = lambda: None  # one is free
@@ -184,7 +186,7 @@ class Host:
                 logger.error("%s", error)
             self.release(hosted, status, error=encode_error(error))
             return None
-        hosted.machine = self._machine(hosted, definition, args, kwargs, started_us, seed or id)
+        hosted.machine = self.machine_of(hosted, definition, args, kwargs, started_us, seed or id)
         return hosted
 
     def host_again(self, old: Hosted, input: bytes, started_us: int, seed: bytes) -> Hosted | None:
@@ -194,16 +196,21 @@ class Host:
             hosted.next_event, hosted.consumed, hosted.worker = old.next_event, old.consumed, old.worker
         return hosted
 
-    def _machine(
+    def machine_of(
         self, hosted: Hosted, definition: Workflow[Any, Any], args: Any, kwargs: Any, started_us: int, seed: bytes
     ) -> Machine:
+        """What runs the code of an instance."""
         title = definition.title
+        machine: Machine
         if definition.is_async:
-            return self.async_machine(hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs))
-        return self.thread_machine(
-            hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs),
-            hosted.thread_waits,
-        )  # fmt: skip
+            machine = self.async_machine(hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs))
+        else:
+            machine = self.thread_machine(
+                hosted.label, title, seed, started_us, lambda: definition.fn(*args, **kwargs),
+                hosted.thread_waits,
+            )  # fmt: skip
+        machine.payload_limit = self.payload_limit
+        return machine
 
     def runs_here(self, definition: Workflow[Any, Any] | None) -> bool:
         """Whether an instance of this very function would run here."""
@@ -232,7 +239,7 @@ class Host:
         if hosted is None:
             return
         if rows is not history:
-            hosted.next_event = history[0][1] + 1
+            hosted.run, hosted.next_event = history[0][1], history[0][1] + 1
         if is_asked_for(rows):
             try:
                 undone = await undone_by_retry(hosted, rows)
@@ -246,7 +253,7 @@ class Host:
             if hosted is None:
                 return
             if rows is not history:
-                hosted.next_event = history[0][1] + 1
+                hosted.run, hosted.next_event = history[0][1], history[0][1] + 1
             rows = [row for row in rows if row[1] not in set(undone)]
         deadlines.note(hosted, deadline_us, started_us)
         await replay(hosted, rows)
@@ -377,6 +384,10 @@ class Host:
 
 def _lasted(started: float) -> float:
     return perf_counter() - started
+
+
+def _nobody_asks(id: bytes, key: UUID, answer: Any) -> None:
+    """Replies are read in the table."""
 
 
 def _no_ids() -> bytes:

@@ -8,7 +8,7 @@ cdef class Hosted:
     cdef public bytes id
     cdef public object key, definition, worker
     cdef public Machine machine
-    cdef public Py_ssize_t next_event, unacked
+    cdef public Py_ssize_t next_event, unacked, run
     cdef public dict steps
     cdef public object consumed, deadline, holder, held, orderers, order_waiter, pending_deliveries, settled, when_settled
     cdef public bint closed, releasing, missed, pausing

@@ -63,6 +63,7 @@ class Hosted:
         id: the instance's 16 bytes.
         key: the user-chosen id, if any.
         next_event: the event_id the next recorded transition gets.
+        run: the event_id of the row `continued` that began its present run; 0: it is in its first.
         unacked: transitions recorded and not yet known to be committed.
         holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
         pausing: it is to stand still: what runs is finished, and nothing more begins.
@@ -74,7 +75,7 @@ class Hosted:
     __slots__ = (
         "__weakref__", "closed", "consumed", "deadline", "definition", "held", "holder", "host", "id", "idle_since",
         "key", "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
-        "releasing", "settled", "steps", "unacked", "when_settled", "worker",
+        "releasing", "run", "settled", "steps", "unacked", "when_settled", "worker",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -86,6 +87,7 @@ class Hosted:
         self.deadline: Command | None = None
         self.machine: Machine = None  # type: ignore[assignment]  # set by the host right after
         self.next_event = 1
+        self.run = 0
         self.unacked = 0
         self.steps: dict[int, StepRun] = {}
         self.consumed: set[int] | None = None
@@ -300,6 +302,10 @@ class Hosted:
                     kinds.COMMANDS[command.kind].give_up(self, command, None)
             if machine.outcome is None:
                 self.carry_out(issued)
+            else:
+                for command in issued:
+                    if command.kind in kinds.NOTES:
+                        kinds.COMMANDS[command.kind].begin(self, command)
         if machine.outcome is not None:
             self._finish()
         elif not self.steps:

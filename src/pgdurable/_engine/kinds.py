@@ -15,14 +15,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
-from pgdurable._engine import cancellation, children, deadlines, earlier, requests, sending
+from pgdurable._engine import (
+    cancellation,
+    children,
+    deadlines,
+    earlier,
+    published,
+    requests,
+    sending,
+    streams,
+    updates,
+)
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
     from pgdurable._engine.replay import Replayed, Row
     from pgdurable._runtime.machine import Command
 
-__all__ = ["COMMANDS", "EVENTS", "ROWS", "CommandKind", "Event"]
+__all__ = ["COMMANDS", "EVENTS", "NOTES", "ROWS", "CommandKind", "Event"]
 
 
 class Event(NamedTuple):
@@ -47,7 +57,13 @@ class CommandKind(Protocol):
 COMMANDS: dict[str, CommandKind] = {
     "child": children.Kind(),
     "send": sending.Kind(),
+    "reply": updates.Kind(),
+    "state": published.Kind(),
+    "stream": streams.Kind(),
 }
+
+NOTES = frozenset({"reply", "state", "stream"})
+"""Commands that nothing answers: those of an instance's last burst are carried out too."""
 
 ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
     "cancel": cancellation.replay_row,
@@ -57,6 +73,10 @@ ROWS: dict[str, Callable[[Hosted, Row, Replayed], None]] = {
     "child_end": children.replay_end,
     "child_cancel": children.replay_cancel,
     "send": sending.replay_row,
+    "reply": published.replay_note,
+    "state": published.replay_note,
+    "stream": published.replay_note,
+    "update": updates.replay_row,
 }
 
 EVENTS: dict[str, Callable[[Hosted, Event], None]] = {
@@ -64,4 +84,5 @@ EVENTS: dict[str, Callable[[Hosted, Event], None]] = {
     "child": children.take_event,
     "pause": requests.take_pause,
     "terminate": requests.take_terminate,
+    "update": updates.take_event,
 }

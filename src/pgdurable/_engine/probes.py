@@ -28,6 +28,12 @@ POINTS = (
     "timer.committed",  # a fired timer was committed
     "signal.recorded",  # a signal was handed to the journal
     "signal.committed",  # a signal was moved to history
+    "update.recorded",  # an accepted update was handed to the journal
+    "update.committed",  # an accepted update was moved to history
+    "update.rejected",  # the answer to a rejected update was handed to the journal
+    "reply.committed",  # the reply to an update was committed, nobody has been told
+    "state.committed",  # a published value was committed
+    "stream.committed",  # items that a workflow wrote to a stream were committed
     "end.recorded",  # the instance's end was handed to the journal
     "end.committed",  # the instance's end was committed, nobody has been told
     "park.committed",  # the instance left memory

@@ -19,7 +19,7 @@ from pgdurable.errors import NonDeterminismError, PgDurableError
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
 
-__all__ = ["Replayed", "Row", "replay", "undone_by_retry"]
+__all__ = ["Replayed", "Row", "replay", "run_again", "undone_by_retry"]
 
 logger = logging.getLogger("pgdurable.engine")
 
@@ -50,7 +50,7 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
     """
     hosted.machine.replaying = True
     try:
-        replayed = await _run_again(hosted, history)
+        replayed = await run_again(hosted, history)
     except NonDeterminismError as error:
         logger.error("%s", error)
         hosted.host.release(hosted, "paused", error=encode_error(error, keep_traceback=False))
@@ -71,6 +71,10 @@ async def replay(hosted: Hosted, history: list[Any]) -> None:
     _, given_up = machine.drain()
     if machine.outcome is None:
         _go_on(hosted, replayed)
+    else:
+        for command in list(machine.pending.values()):
+            if command.kind in kinds.NOTES:
+                kinds.COMMANDS[command.kind].resume(hosted, command, replayed)
     for command in given_up:
         if command.kind in kinds.COMMANDS:
             kinds.COMMANDS[command.kind].give_up(hosted, command, replayed)
@@ -83,7 +87,7 @@ async def undone_by_retry(hosted: Hosted, history: list[Any]) -> list[int]:
     failures = Failures()
     trouble: PgDurableError | None = None
     try:
-        await _run_again(hosted, history, failures)
+        await run_again(hosted, history, failures)
     except PgDurableError as error:
         trouble = error
     except Exception:
@@ -91,7 +95,7 @@ async def undone_by_retry(hosted: Hosted, history: list[Any]) -> list[int]:
     return to_undo(hosted, history, failures, trouble)
 
 
-async def _run_again(hosted: Hosted, history: list[Row], failures: Failures | None = None) -> Replayed | None:
+async def run_again(hosted: Hosted, history: list[Row], failures: Failures | None = None) -> Replayed | None:
     """Delivers the recorded events. None: the instance has left memory meanwhile.
 
     Args:

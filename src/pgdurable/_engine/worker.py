@@ -32,6 +32,7 @@ from pgdurable._engine.notes import Notes
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.processes import Processes
+from pgdurable._engine.queries import Answerer
 from pgdurable._engine.rates import Rates
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.same_server import SameServer
@@ -53,6 +54,8 @@ __all__ = ["Settings", "Worker"]
 logger = logging.getLogger("pgdurable.engine")
 
 _SWEEP_S = 0.5
+# Between two looks for questions: where nothing hints, and where a notification says that there are some.
+_ASK_S, _ASK_ANYWAY_S = 1.0, 5.0
 # While others wait for the end of a trial.
 _SWEEP_ON_TRIAL_S = 0.05
 
@@ -107,7 +110,7 @@ class Worker:
         self.troubles = troubles = Troubles()
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema), clock=database.clock,
-            on_fenced=lambda: self._incarnation.fenced(), on_notice=lambda payloads: self.poller.noticed(payloads),
+            on_fenced=lambda: self._incarnation.fenced(), on_notice=self._noticed,
             on_connected=lambda found: self._memory.compare(found), troubles=troubles,
             busy_wait=settings.busy_wait, prepared=database.route.prepared,
         )  # fmt: skip
@@ -141,6 +144,7 @@ class Worker:
             listening=self.listening, interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
         )  # fmt: skip
         self.lined = LinedStarts(database)
+        self.answerer = Answerer(host, worker_pool, schema, _ASK_S if database.route.pooled else _ASK_ANYWAY_S)
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
             host, self.membership, server, dsn, schema, database.route, on_lost=lambda: self._incarnation.forgotten(),
@@ -230,12 +234,19 @@ class Worker:
         loop = asyncio.get_running_loop()
         self._tasks = [
             loop.create_task(self.poller.run()),
+            loop.create_task(self.answerer.run()),
             loop.create_task(self.membership.keep(self.metrics)),
             loop.create_task(self._sweep()),
             loop.create_task(self.upkeep.run()),
             loop.create_task(self.sweeper.run(lambda: self.host.worker)),
             loop.create_task(self.notes.run()),
         ]
+
+    def _noticed(self, payloads: set[str]) -> None:
+        if "query" in payloads:
+            self.answerer.ring()
+        if payloads != {"query"}:
+            self.poller.noticed(payloads)
 
     async def _sweep(self) -> None:
         """Now and then: deadlines of flushes, parking of the idle, trials that are over."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import math
 import sys
@@ -22,7 +23,7 @@ from pgdurable._runtime._cycle import Cycle, Handle
 from pgdurable._runtime.machine import LATEST_US, Command, ContinueAsNew, InstanceDropped, Machine
 from pgdurable._runtime.order import OrderedFuture, OrderedTask, first_hash, order_as_completed
 from pgdurable._runtime.unwind import Generators, close_generator, unwind
-from pgdurable.errors import WorkflowIoError
+from pgdurable.errors import PgDurableError, WorkflowIoError
 
 if sys.version_info >= (3, 14):
     # The current task belongs to the thread there, and a burst may come from within one of the real loop's.
@@ -108,10 +109,15 @@ class DeterministicLoop(Cycle, asyncio.AbstractEventLoop):  # type: ignore[misc]
         return self.machine.now_us / 1e6
 
     def create_future(self) -> Future[Any]:
+        if self.machine.asked:
+            self.machine.raise_dropped()
         self._next_hash = number = self._next_hash + 1
         return OrderedFuture(number, self)
 
     def create_task(self, coro: Any, **options: Any) -> Task[Any]:
+        if self.machine.asked:
+            coro.close()
+            self.machine.raise_dropped()
         tasks = self.machine.tasks
         options.pop("eager_start", None)
         self._next_hash = number = self._next_hash + 1
@@ -228,6 +234,26 @@ def _begun() -> NoReturn:
     raise RuntimeError("the workflow has begun")
 
 
+async def _handled(call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+    """Runs a handler to its end."""
+    try:
+        value = call()
+        if inspect.isawaitable(value):
+            value = await value
+    except (Exception, asyncio.CancelledError) as error:
+        done(None, error)
+    else:
+        done(value, None)
+
+
+def _stirred(label: object) -> PgDurableError:
+    return PgDurableError(
+        f"{label}: a query set something of the workflow going",
+        detail="It set an event, a future or the like that the workflow's code may wait for.",
+        hint="Let it only read what the workflow's code keeps. To change something, declare an update.",
+    )
+
+
 class AsyncMachine(Machine):
     """Runs an `async def` workflow.
 
@@ -279,6 +305,25 @@ class AsyncMachine(Machine):
         loop = self.loop
         if loop is None:
             return
+        self._run_ready(loop)
+        desk = self.desk
+        if desk is not None:
+            while desk.conditions:
+                desk.woke = False
+                loop._ready.append(Handle(desk.wake, (), contextvars.Context()))
+                self._run_ready(loop)
+                if not desk.woke:
+                    break
+        main = self._main
+        if main is not None and self.outcome is None and main.done():
+            if main.cancelled():
+                self.outcome = ("cancelled", None)
+            elif (error := main.exception()) is not None and not isinstance(error, ContinueAsNew):
+                self.outcome = ("failed", error)
+            elif desk is None or not desk.open:  # else it completes when the last handler has
+                self.outcome = ("completed", main.result()) if error is None else ("continued", error.arguments)
+
+    def _run_ready(self, loop: DeterministicLoop) -> None:
         if swap_current_task:
             outer = _get_running_loop()
             outer_task = swap_current_task(outer, None) if outer else None
@@ -289,15 +334,31 @@ class AsyncMachine(Machine):
                     swap_current_task(outer, outer_task)
         else:
             loop.run_ready()
-        main = self._main
-        if main is not None and self.outcome is None and main.done():
-            if main.cancelled():
-                self.outcome = ("cancelled", None)
-            elif (error := main.exception()) is not None:
-                again = isinstance(error, ContinueAsNew)
-                self.outcome = ("continued", error.arguments) if again else ("failed", error)  # type: ignore[union-attr]
-            else:
-                self.outcome = ("completed", main.result())
+
+    def spawn(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        assert self.loop is not None
+        contextvars.Context().run(self.loop.create_task, _handled(call, done))
+
+    def ask_code(self, call: Callable[[], Any]) -> Any:
+        loop = self.loop
+        assert loop is not None
+        outcome: list[tuple[Any, BaseException | None]] = []
+
+        def answer() -> None:
+            try:
+                outcome.append((call(), None))
+            except Exception as error:
+                outcome.append((None, error))
+            if len(loop._ready) > 1:  # this callback itself is the first
+                loop.clear_ready()
+                outcome[:] = [(None, _stirred(self.label))]
+
+        loop._ready.append(Handle(answer, (), contextvars.Context()))
+        self._run_ready(loop)
+        value, error = outcome[0] if outcome else (None, _stirred(self.label))
+        if error is not None:
+            raise error
+        return value
 
     def drop(self) -> None:
         super().drop()

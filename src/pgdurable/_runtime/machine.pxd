@@ -12,9 +12,10 @@ cdef class Machine:
     cdef public Py_ssize_t next_seq
     cdef public dict pending
     cdef public list issued, cancelled
-    cdef public bint replaying, dropped, busy, cancel_requested, cancel_is_late, timed_out
+    cdef public bint replaying, dropped, busy, cancel_requested, cancel_is_late, timed_out, asked
     cdef public int _dropped_raises
-    cdef public object outcome, cancel_reason, patches, history
+    cdef public object outcome, cancel_reason, patches, history, desk
+    cdef public Py_ssize_t moment, payload_limit
     cdef public dict _given_up, _signals, _waiters
     cdef public object _random
     cdef dict __dict__

@@ -13,9 +13,10 @@ from __future__ import annotations
 import random
 import uuid
 from collections import deque
+from collections.abc import Callable
 from typing import Any, Protocol
 
-from pgdurable.errors import NonDeterminismError
+from pgdurable.errors import NonDeterminismError, PgDurableError
 
 __all__ = ["LATEST_US", "MOST_DROPPED", "Command", "ContinueAsNew", "InstanceDropped", "Machine", "Settable"]
 
@@ -135,6 +136,10 @@ class Machine:
         self._dropped_raises = 0
         self.busy = False
         self.outcome: tuple[str, Any] | None = None
+        self.desk: Any = None
+        self.asked = False
+        self.moment = 0
+        self.payload_limit = 1024 * 1024
         self._given_up: dict[int, Command] = {}
         self._signals: dict[str, deque[Any]] = {}
         self._waiters: dict[str, deque[Any]] = {}
@@ -192,6 +197,8 @@ class Machine:
 
     def take_signal(self, name: str) -> tuple[bool, Any]:
         """(True, payload) of the oldest signal of this name not yet taken, else (False, None)."""
+        if self.dropped:
+            self.raise_dropped()
         waiting = self._signals.get(name)
         if waiting:
             return True, waiting.popleft()
@@ -211,6 +218,8 @@ class Machine:
     @property
     def random(self) -> random.Random:
         """The instance's own generator: the same numbers in replay."""
+        if self.dropped:
+            self.raise_dropped()
         if self._random is None:
             self._random = random.Random(int.from_bytes(self.seed, "big"))
         return self._random
@@ -381,6 +390,12 @@ class Machine:
         Code that catches it and asks again at once, in a loop, would go on for ever: after a while this returns,
         and the code gets something to wait for that never comes.
         """
+        if self.asked:
+            raise PgDurableError(
+                f"{self.label}: a query asked for more than it may",
+                detail="It is no part of the workflow's history: no steps, waits, random numbers or published state.",
+                hint="Let it only read what the workflow's code keeps. To change something, declare an update.",
+            )
         self._dropped_raises += 1
         if self._dropped_raises <= MOST_DROPPED:
             raise InstanceDropped
@@ -397,7 +412,25 @@ class Machine:
         """Whether what comes is for this run, or for the next one of an instance that continues as new."""
         return self.outcome is None or self.outcome[0] == "continued"
 
+    def spawn(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        """Runs a handler beside the code, from the next burst on, and tells what came out."""
+        raise NotImplementedError
+
+    def ask(self, call: Callable[[], Any]) -> Any:
+        """What a query's handler gives; between bursts. Raises PgDurableError when it asks for anything."""
+        self.asked = self.dropped = True
+        try:
+            return self.ask_code(call)
+        finally:
+            self.asked = self.dropped = False
+            self._dropped_raises = 0
+
+    def ask_code(self, call: Callable[[], Any]) -> Any:
+        """Calls it as the workflow's code."""
+        raise NotImplementedError
+
     def _advance(self, at_us: int) -> None:
+        self.moment += 1
         # Never back: a transaction's time is when it began, which may be before an event that came first.
         if at_us > self.now_us:
             self.now_us = at_us

@@ -11,6 +11,7 @@ import logging
 import threading
 from asyncio import CancelledError
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from pgdurable._runtime.current import bind_thread
@@ -19,6 +20,8 @@ from pgdurable._runtime.machine import Command, ContinueAsNew, InstanceDropped, 
 __all__ = ["Slot", "ThreadMachine"]
 
 logger = logging.getLogger("pgdurable.workflow")
+
+_mine = threading.local()  # .fiber: the one whose thread this is
 
 
 class Slot:
@@ -53,8 +56,32 @@ class Slot:
         return self._value
 
 
+class Fiber:
+    """One thread of an instance's code: the workflow's own, or a handler's."""
+
+    __slots__ = ("begun", "run", "thread", "turn")
+
+    def __init__(self, run: Callable[[Fiber], None], name: str) -> None:
+        self.run = run
+        self.turn = threading.Semaphore(0)
+        self.begun = False
+        self.thread = threading.Thread(target=run, args=(self,), name=name, daemon=True)
+
+    def go_on(self) -> None:
+        """Its code runs, until it gives the turn to another."""
+        if self.begun:
+            self.turn.release()
+        else:
+            self.begun = True
+            self.thread.start()
+
+
 class ThreadMachine(Machine):
     """Runs a `def` workflow.
+
+    Its code is one thread, and each handler of an update under way is another. One of them runs at a time: each event
+    lets all of them look, in the order in which they began, whether it is what they wait for, again and again until
+    none has got on.
 
     Args:
         body: the workflow's call.
@@ -73,33 +100,42 @@ class ThreadMachine(Machine):
         super().__init__(label, workflow, seed, started_us)
         self._body = body
         self._on_idle = on_idle
-        self._turn = threading.Semaphore(0)
-        self._thread: threading.Thread | None = None
+        self._main = Fiber(self._run, f"workflow {label}")
+        self._fibers = [self._main]
+        self._again = False
+        self._ended: tuple[str, Any] | None = None
         self._cancel_now = False
 
     def start(self) -> None:
         self.busy = True
-        self._thread = threading.Thread(target=self._run, name=f"workflow {self.label}", daemon=True)
         try:
-            self._thread.start()
+            self._main.go_on()
         except BaseException:
             self.busy = False
             raise
+
+    @property
+    def _thread(self) -> threading.Thread | None:
+        """The workflow's own, once begun."""
+        return self._main.thread if self._main.begun else None
 
     def new_future(self) -> Slot:
         return Slot()
 
     def burst(self) -> None:
         self.busy = True
-        self._turn.release()
+        self._again = False
+        self._fibers[0].go_on()
 
     def wait(self, slot: Slot) -> Any:
         """Blocks the workflow's code until the slot has its answer, and gives that.
 
         Raises CancelledError when the instance is to be cancelled.
         """
-        while not slot.done():
-            self.wait_any()
+        if not slot.done():
+            while not slot.done():
+                self.wait_any()
+            self.got_on()
         return slot.result()
 
     def answer_of(self, command: Command) -> Any:
@@ -111,32 +147,67 @@ class ThreadMachine(Machine):
             raise
 
     def wait_any(self) -> None:
-        """Blocks the workflow's code until the next event has been delivered."""
+        """Blocks the code until another event has been delivered, or other code of the instance has got on.
+
+        Whoever has waited, and goes on, says so by `got_on`.
+        """
+        fiber = _mine.fiber
         if not self.dropped:
-            self._tell_idle()
-            self._turn.acquire()
+            self._pass_on(self._fibers.index(fiber) + 1, fiber)
+            fiber.turn.acquire()
         if self.dropped:
             self.raise_dropped()
-        if self._cancel_now:
+        if self._cancel_now and fiber is self._main:
             self._cancel_now = False
+            self.got_on()
             raise CancelledError(*(() if self.cancel_reason is None else (self.cancel_reason,)))
+
+    def got_on(self) -> None:
+        """Code has done something that other code of the instance may wait for."""
+        self._again = True
+
+    def _pass_on(self, place: int, fiber: Fiber | None = None) -> None:
+        """The turn goes to the next fiber; after the last one to the first, or the machine is idle."""
+        if self.dropped:
+            return
+        fibers = self._fibers
+        if self.outcome is None:
+            if place >= len(fibers) and self._again and fibers and fibers != [fiber]:
+                self._again = False
+                place = 0
+            if place < len(fibers):
+                fibers[place].go_on()
+                return
+        self._tell_idle()
 
     def cancel_code(self) -> None:
         self._cancel_now = True
 
+    def spawn(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None]) -> None:
+        self._fibers.append(Fiber(partial(self._handle, call, done), f"handler of {self.label}"))
+
+    def ask_code(self, call: Callable[[], Any]) -> Any:
+        bind_thread(self)
+        try:
+            return call()
+        finally:
+            bind_thread(None)
+
     def drop(self) -> None:
         super().drop()
         self.pending.clear()
-        self._turn.release()
+        for fiber in list(self._fibers):
+            fiber.turn.release()
 
     def raise_dropped(self) -> None:
         super().raise_dropped()
-        if threading.current_thread() is self._thread:
+        fiber = getattr(_mine, "fiber", None)
+        if fiber is not None:
             logger.error(
                 "%s: code does not end when its instance leaves memory: it catches every exception", self.label
             )
             while True:  # it would only spin; a daemon thread that waits costs next to nothing
-                self._turn.acquire()
+                fiber.turn.acquire()
 
     def _tell_idle(self) -> None:
         self.busy = False
@@ -146,23 +217,48 @@ class ThreadMachine(Machine):
             if not self.dropped:
                 raise
 
-    def _run(self) -> None:
+    def _run(self, fiber: Fiber) -> None:
+        _mine.fiber = fiber
         bind_thread(self)
         try:
-            self.outcome = ("completed", self._body())
+            self._ended = ("completed", self._body())
         except InstanceDropped:
             return
         except CancelledError:
-            if self.dropped:
-                return
-            self.outcome = ("cancelled", None)
+            self._ended = ("cancelled", None)
         except ContinueAsNew as again:
-            self.outcome = ("continued", again.arguments)
+            self._ended = ("continued", again.arguments)
         except BaseException as error:
-            if self.dropped:
-                return
-            self.outcome = ("failed", error)
+            self._ended = ("failed", error)
         finally:
             bind_thread(None)
-        if not self.dropped:
-            self._tell_idle()
+        self._gone(fiber)
+
+    def _handle(self, call: Callable[[], Any], done: Callable[[Any, BaseException | None], None], fiber: Fiber) -> None:
+        _mine.fiber = fiber
+        bind_thread(self)
+        try:
+            try:
+                value, error = call(), None
+            except InstanceDropped:
+                return
+            except BaseException as failure:
+                value, error = None, failure
+            if self.dropped:
+                return
+            done(value, error)
+        finally:
+            bind_thread(None)
+        self._gone(fiber)
+
+    def _gone(self, fiber: Fiber) -> None:
+        """Its code has ended."""
+        if self.dropped:
+            return
+        place = self._fibers.index(fiber)
+        del self._fibers[place]
+        self.got_on()
+        waits = self._ended is not None and self._ended[0] in ("completed", "continued")
+        if self._ended is not None and not (waits and self.desk and self.desk.open):
+            self.outcome = self._ended  # else it completes when the last handler has
+        self._pass_on(place)

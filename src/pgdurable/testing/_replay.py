@@ -14,7 +14,7 @@ from pgdurable._engine.continuing import run_of
 from pgdurable._engine.forks import origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
-from pgdurable._engine.replay import _run_again
+from pgdurable._engine.replay import run_again
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
@@ -137,7 +137,7 @@ async def _replay(recorded: Recorded, definition: Workflow[Any, Any], encryption
     machine = hosted.machine
     try:
         machine.replaying = True
-        await _run_again(hosted, list(rows))
+        await run_again(hosted, list(rows))
         _check_end(recorded, hosted)
         status, value = machine.outcome or (None, None)
         return Replayed(
