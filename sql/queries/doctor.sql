@@ -100,6 +100,21 @@ select s.retention is null as off,
      where i.status in ('completed', 'failed', 'cancelled', 'timed_out')
  ) old
 
+-- name: longest_history
+-- Of 10,000 instances that workers hold and 10,000 that wait: which has come furthest. Gaps count as rows. The orders
+-- are those of indexes that hold no ended instances.
+select i.id, i.workflow, coalesce(l.event_id, 0) as rows
+  from ((select o.id, o.workflow from @extschema@.instances o
+          where o.owner is not null order by o.owner limit 10000)
+        union all
+        (select o.id, o.workflow from @extschema@.instances o
+          where o.owner is null and o.status in ('pending', 'waiting') order by o.workflow, o.wake_at limit 10000)) i
+  left join lateral (
+    select h.event_id from @extschema@.history h where h.instance_id = i.id order by h.event_id desc limit 1
+ ) l on true
+ order by 3 desc
+ limit 1
+
 -- name: partitions
 select count(*) as partitions, sum(p.bytes)::float8 as bytes,
        extract(epoch from max(p.until) filter (where p.until < now() + interval '2 years') - now())::float8 as ahead,

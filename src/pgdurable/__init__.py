@@ -54,6 +54,8 @@ from pgdurable.errors import (
 from pgdurable.handle import RunningStep
 from pgdurable.handlers import expose, on_query, on_update, wait_until
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
+from pgdurable.info import Current, current
+from pgdurable.logs import Logger, get_logger, logger
 from pgdurable.patches import deprecate_patch, patched
 from pgdurable.retry import Retry
 from pgdurable.saga import Saga, saga
@@ -74,6 +76,7 @@ __all__ = [
     "CompensationFailed",
     "Compression",
     "ConnectionFailed",
+    "Current",
     "EmbeddedServer",
     "Encryption",
     "Engine",
@@ -89,6 +92,7 @@ __all__ = [
     "InstancePaused",
     "InvalidId",
     "InvalidInput",
+    "Logger",
     "NonDeterminismError",
     "NonRetryable",
     "PartitionInfo",
@@ -124,11 +128,14 @@ __all__ = [
     "WorkflowIoError",
     "WorkflowTimeout",
     "continue_as_new",
+    "current",
     "deprecate_patch",
     "embedded",
     "expose",
+    "get_logger",
     "heartbeat",
     "heartbeat_details",
+    "logger",
     "now",
     "on_query",
     "on_update",

@@ -434,6 +434,10 @@ def _unhappy_end(id: str, status: str, error: Any, schema: str) -> PgDurableErro
             hint="Find out what kills the worker (its log, the kernel's log), mend it, then: "
             f"pgdurable retry {shlex.quote(id)}{option}",
         )
+    if status == "paused" and not found:
+        return InstancePaused(
+            f"instance {id} is paused", hint=f"To let it go on: pgdurable resume {shlex.quote(id)}{option}"
+        )
     if status == "paused":
         return InstancePaused(
             f"instance {id} is paused: {message}",

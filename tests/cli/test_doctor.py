@@ -184,3 +184,16 @@ def test_role_without_rights(run: Run, sql: Sql, dsn: str, schema: str) -> None:
     finally:
         sql("drop owned by pgdurable_onlooker")
         sql("drop role pgdurable_onlooker")
+
+
+@pytest.mark.parametrize(("rows", "warned"), [(9_999, False), (10_000, True)])
+def test_doctor_names_the_longest_history(run: Run, sql: Sql, rows: int, warned: bool) -> None:
+    for n, status in ((5, "waiting"), (rows, "waiting"), (20_000, "completed")):
+        sql("select @.start('ticks', id => %s)", f"n-{n}")
+        sql("update @.instances set status = %s, started_at = now() where id = @.find_instance(%s)", status, f"n-{n}")
+        sql(
+            "insert into @.history (instance_id, event_id, kind) values (@.find_instance(%s), %s, 'timer')", f"n-{n}", n
+        )
+    out = run("doctor").stdout
+    assert f"the longest history of a living instance has {rows:,} rows" in out
+    assert ("continue_as_new" in out) == warned

@@ -131,17 +131,18 @@ async def test_what_follows_from_a_patch_begins_when_it_is_committed(ns: Namespa
     assert seen == [("patch", "p")]
 
 
-async def test_a_patch_that_was_not_recorded_is_as_if_it_had_not_been_met(ns: Namespace) -> None:
-    """The worker dies with its start committed and no more: replayed, the instance has a history without the patch."""
+async def test_an_instance_that_a_client_started_takes_the_new_branch(ns: Namespace) -> None:
+    """Claimed, it has no history to be replayed; nor has one whose worker died before it recorded anything."""
     flow = during()
     async with ns.client() as client:
-        handle = await client.start(flow)
-    ns.sql("update @.instances set started_at = now(), version = '1', status = 'waiting'")
+        handles = [await client.start(flow) for _ in range(2)]
+    ns.sql("update @.instances set started_at = now(), version = '1', status = 'waiting' where id = %s",
+           handles[1].instance_id)  # fmt: skip
     async with ns.engine(flow) as engine:
-        again = await engine.get(handle.id)
-        await again.signal("go")
-        assert await again.result(30) == OLD
-    assert ran == OLD
+        for handle in handles:
+            again = await engine.get(handle.id)
+            await again.signal("go")
+            assert await again.result(30) == NEW
 
 
 async def test_many_patches_and_other_commands_in_one_burst(ns: Namespace) -> None:

@@ -76,6 +76,7 @@ class Kind:
             if owned:
                 host.starting -= 1
                 assert call.definition is not None
+                host.about[id] = (None, hosted.uuid, None)
                 host.begin(id, call.key, call.definition, call.input, at_us)
             hosted.deliver(lambda: hosted.machine.tell(call.begun, id, at_us))
 

@@ -12,7 +12,7 @@ cdef class Host:
     cdef public Py_ssize_t starting, steps_running, steps_done, ended
     cdef public set queued
     cdef public object on_outcome, on_reply, on_fenced, on_parked, on_missed, on_slot, new_id, room
-    cdef public object _quiet, timers, parking, requests, undo
+    cdef public object _quiet, timers, parking, requests, undo, about
     cdef dict __dict__
     cdef object __weakref__
 

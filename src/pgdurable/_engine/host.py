@@ -18,7 +18,7 @@ from uuid import UUID
 from pgdurable._engine import deadlines, kinds, probes
 from pgdurable._engine._crew import Crew
 from pgdurable._engine.continuing import run_of
-from pgdurable._engine.hosted import Hosted
+from pgdurable._engine.hosted import About, Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.parking import Parking
 from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
@@ -106,6 +106,7 @@ class Host:
         self.timers = Timers(self.loop, self.clock, self._timer_due)
         self.parking = Parking(park_after)
         self.requests = Requests(self)
+        self.about: dict[bytes, About] = {}  # of instances that are about to be hosted
 
     def kick(self) -> None:
         """Sends what was recorded, at the end of this turn of the event loop."""
@@ -256,7 +257,12 @@ class Host:
                 hosted.run, hosted.next_event = history[0][1], history[0][1] + 1
             rows = [row for row in rows if row[1] not in set(undone)]
         deadlines.note(hosted, deadline_us, started_us)
-        await replay(hosted, rows)
+        if not rows and not self.kept:
+            # Nothing to replay: what its code does now, it does for the first time as far as anybody knows.
+            hosted.machine.start()
+            hosted.after_burst()
+        else:
+            await replay(hosted, rows)
         if not hosted.closed:
             deadlines.watch(hosted)
 
@@ -378,6 +384,7 @@ class Host:
         self.queued.clear()
         self.parking.clear()
         self.requests.forget()
+        self.about.clear()
         self.timers.clear()
         return tasks
 

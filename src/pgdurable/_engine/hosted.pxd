@@ -6,7 +6,7 @@ from pgdurable._runtime.machine cimport Machine
 cdef class Hosted:
     cdef public Host host
     cdef public bytes id
-    cdef public object key, definition, worker
+    cdef public object key, definition, worker, about
     cdef public Machine machine
     cdef public Py_ssize_t next_event, unacked, run
     cdef public dict steps

@@ -7,6 +7,7 @@ import logging
 import uuid
 from collections import deque
 from collections.abc import Callable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from pgdurable._engine import deadlines, kinds, patching
@@ -25,6 +26,12 @@ __all__ = ["Hosted"]
 
 logger = logging.getLogger("pgdurable.engine")
 
+MANY_ROWS = 10_000
+"""The row of an instance's history at which a warning says so, once."""
+
+
+About: TypeAlias = "tuple[datetime | None, uuid.UUID | None, str | None]"
+"""Deadline, parent and labels (as JSON) of an instance that has any of them."""
 
 Write: TypeAlias = tuple[bytes, str, int, "bytes | None"]
 """An instance, the kind of write, a number, a JSON text."""
@@ -46,11 +53,13 @@ ALONG = _Along()
 class Label:
     """How messages name an instance: a text made when it is asked for, which is seldom."""
 
-    __slots__ = ("id", "key")
+    __slots__ = ("about", "definition", "id", "key")
 
-    def __init__(self, id: bytes, key: str | None) -> None:
+    def __init__(self, id: bytes, key: str | None, definition: Any = None, about: About | None = None) -> None:
         self.id = id
         self.key = key
+        self.definition = definition
+        self.about = about
 
     def __str__(self) -> str:
         return f"instance {self.key if self.key is not None else uuid.UUID(bytes=self.id)}"
@@ -66,6 +75,7 @@ class Hosted:
         run: the event_id of the row `continued` that began its present run; 0: it is in its first.
         unacked: transitions recorded and not yet known to be committed.
         holder: the transaction step that holds the order, if any: nothing else is recorded meanwhile.
+        about: what few instances have, for `pgd.current`.
         pausing: it is to stand still: what runs is finished, and nothing more begins.
         closed: the instance is leaving memory; whatever comes is not for us any more.
         when_settled: called once all that was recorded is acknowledged and delivered.
@@ -73,9 +83,9 @@ class Hosted:
     """
 
     __slots__ = (
-        "__weakref__", "closed", "consumed", "deadline", "definition", "held", "holder", "host", "id", "idle_since",
-        "key", "machine", "missed", "next_event", "order_waiter", "orderers", "pausing", "pending_deliveries",
-        "releasing", "run", "settled", "steps", "unacked", "when_settled", "worker",
+        "__weakref__", "about", "closed", "consumed", "deadline", "definition", "held", "holder", "host", "id",
+        "idle_since", "key", "machine", "missed", "next_event", "order_waiter", "orderers", "pausing",
+        "pending_deliveries", "releasing", "run", "settled", "steps", "unacked", "when_settled", "worker",
     )  # fmt: skip
 
     def __init__(self, host: Host, id: bytes, key: str | None, definition: Workflow[Any, Any]) -> None:
@@ -85,6 +95,7 @@ class Hosted:
         self.definition = definition
         self.worker = host.worker
         self.deadline: Command | None = None
+        self.about: About | None = host.about.pop(id, None) if host.about else None
         self.machine: Machine = None  # type: ignore[assignment]  # set by the host right after
         self.next_event = 1
         self.run = 0
@@ -111,7 +122,7 @@ class Hosted:
     @property
     def label(self) -> Label:
         """How messages name it."""
-        return Label(self.id, self.key)
+        return Label(self.id, self.key, self.definition, self.about)
 
     # -- recording -----------------------------------------------------------------------------------------------
 
@@ -144,6 +155,8 @@ class Hosted:
             return 0
         event_id = self.next_event
         self.next_event = event_id + 1
+        if event_id == MANY_ROWS:
+            self.warn_of_length()
         self.unacked += 1
         host = self.host
         if run is not None:
@@ -170,6 +183,8 @@ class Hosted:
             )  # fmt: skip
         event_id = self.next_event
         self.next_event = event_id + 1
+        if event_id == MANY_ROWS:
+            self.warn_of_length()
         self.unacked += 1
         host = self.host
         host.flusher.add_history(
@@ -178,6 +193,14 @@ class Hosted:
         )  # fmt: skip
         host.kick()
         return event_id
+
+    def warn_of_length(self) -> None:
+        """Its history has become long: it is kept, but whoever takes the instance over replays all of it."""
+        logger.warning(
+            "%s (%s) has %s rows of history, all of which are replayed whenever it is taken over: split it into child "
+            "workflows, or let it go on with a new history now and then (pgd.continue_as_new)",
+            self.label, self.definition.title, f"{MANY_ROWS:,}",
+        )  # fmt: skip
 
     # -- order, for transaction steps ----------------------------------------------------------------------------
 
@@ -212,6 +235,8 @@ class Hosted:
             raise
         run.event_id = self.next_event
         self.next_event += 1
+        if run.event_id == MANY_ROWS:
+            self.warn_of_length()
         run.committing = True
 
     def give_back(self, run: StepRun) -> None:

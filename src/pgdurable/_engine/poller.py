@@ -402,7 +402,8 @@ class Poller:
         definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
         # A `def` workflow's thread may take its time.
         with _no_collections(all(definition.is_async for definition in definitions.values())):
-            for id, workflow, version, input, key, started_at, deadline, *_, queue, strikes, trial in rows:
+            for row in rows:
+                id, workflow, version, input, key, started_at, deadline, *_, queue, strikes, trial = row
                 if self._host.fenced or self._host.worker != worker:
                     return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
                 if id.bytes in self._host.requests.claimed:
@@ -416,6 +417,8 @@ class Poller:
                     origin = origin_of(recorded)
                     whose = id if origin is None or origin.input_of is None else origin.input_of
                     input = self._host.encryption.open(whose, "input", input)
+                if row[6] is not None or row[8] is not None or row[9] is not None:
+                    self._host.about[id.bytes] = (row[6], row[8], row[9])
                 if self._listening.limits(queue):
                     self._host.queued.add(id.bytes)
                 if trial is not None:

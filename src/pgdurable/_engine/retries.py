@@ -3,7 +3,8 @@
 Only its code can tell. So it is replayed once by itself, up to its end, and the exception that ended it is held against
 those that its steps' failures were delivered as. What the failure led to is undone: the failed step with its attempts,
 and every answer to something the code asked for after it. What had been asked for before and was answered later (steps
-that ran beside it) stays, and so do signals.
+that ran beside it) stays, and so do signals. Of one that ran over its deadline, the row that told it so is undone, and
+what that led to.
 """
 
 from __future__ import annotations
@@ -39,6 +40,7 @@ class Failures:
 
     def __init__(self) -> None:
         self.seen: list[_Failure] = []
+        self.timeout: _Failure | None = None
         self._command: Any = None
         self._issued = 0
 
@@ -46,6 +48,8 @@ class Failures:
         """To be called before a row is delivered."""
         self._command = None if row[3] is None else hosted.machine.pending.get(row[3])
         self._issued = hosted.machine.next_seq
+        if row[2] == "deadline" and self.timeout is None:
+            self.timeout = _Failure(row[1], -1, self._issued, None)
 
     def after(self, row: Any) -> None:
         """To be called when the code has run."""
@@ -106,6 +110,8 @@ def to_undo(hosted: Hosted, history: list[Any], failures: Failures, trouble: PgD
     if trouble is not None:
         if isinstance(trouble, NonDeterminismError) and failures.seen:
             cause = failures.seen[-1]
+    elif outcome is not None and failures.timeout is not None:
+        cause = failures.timeout
     elif outcome is not None and outcome[0] == "failed":
         cause = failures.cause(outcome[1])
     if cause is None:

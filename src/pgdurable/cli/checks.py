@@ -46,6 +46,7 @@ def examine(where: Target) -> Iterator[Finding]:
             yield from _events(session)
             yield from table_checks.retention(session, where)
             yield from table_checks.partitions(session, where)
+            yield from table_checks.longest_history(session, where)
             yield from table_checks.vacuum(session, where)
     except PgDurableError as error:
         yield _of(error)

@@ -78,6 +78,8 @@ def reasons(where: Target, info: InstanceInfo, history: Sequence[Entry], facts: 
 
 
 def _paused(where: Target, info: InstanceInfo) -> list[str]:
+    if info.error is None:
+        return [f"Paused by somebody. To let it go on: {where.command('resume', info.id)}"]
     kind = str((info.error or {}).get("type", "")).rpartition(".")[2]
     if kind == "Quarantined":
         return [

@@ -19,6 +19,7 @@ from pgdurable.handle import RunningStep, from_json
 __all__ = ["header", "history_table", "print_section", "running_table", "waiting_events", "why"]
 
 _KIND_STYLE = {"attempt": "red", "timer": "blue", "signal": "magenta", "void": "dim"}
+_UNDONE = "undone "
 _SHORT = 100
 
 
@@ -90,10 +91,13 @@ def history_table(history: Sequence[Entry], *, full: bool, width: int) -> Render
 
 def _cells(entry: Entry, start: datetime, full: bool, traceback: bool) -> list[Text]:
     failed = entry.error is not None
-    style = "red" if failed else _KIND_STYLE.get(entry.kind, "")
+    style = "dim" if entry.kind.startswith(_UNDONE) else "red" if failed else _KIND_STYLE.get(entry.kind, "")
     return [
         Text(offset((entry.at - start).total_seconds()), style="dim"),
-        Text(clean(entry.kind) + (" failed" if failed and entry.kind == "step" else ""), style=style),
+        Text(
+            clean(entry.kind) + (" failed" if failed and entry.kind.removeprefix(_UNDONE) == "step" else ""),
+            style=style,
+        ),
         Text(clean(entry.name or "")),
         Text("" if entry.attempt is None else f"#{entry.attempt}"),
         Text(elapsed(entry.elapsed_ms), style="dim"),
@@ -104,11 +108,17 @@ def _cells(entry: Entry, start: datetime, full: bool, traceback: bool) -> list[T
 def _outcome(entry: Entry, full: bool, traceback: bool) -> Text:
     if entry.error is not None:
         text = Text(error_text(entry.error, full=traceback, lines=traceback), style="red")
-        if entry.kind == "attempt":
+        if entry.kind.removeprefix(_UNDONE) == "attempt":
             wait = float((entry.value or {}).get("retry_in", 0.0))
             text = Text.assemble(f"again after {span(wait)}: ", text)
         return text
-    if entry.kind == "timer":
+    if entry.kind == "retry":
+        return Text("from the failed step; what followed it is undone")
+    if entry.kind == "forked":
+        return Text(f"a copy up to event {max(int(root['before']) for root in entry.value['roots']) - 1}")
+    if entry.kind == "patch":
+        return Text("the code behind it is run")
+    if entry.kind.removeprefix(_UNDONE) == "timer":
         return Text("fired")
     if entry.kind == "pending":
         return Text("about to begin", style="dim")

@@ -8,9 +8,10 @@ from pgdurable.cli.finding import Finding
 from pgdurable.cli.options import Session, Target
 from pgdurable.cli.text import count, nbytes, span
 
-__all__ = ["partitions", "retention", "vacuum"]
+__all__ = ["longest_history", "partitions", "retention", "vacuum"]
 
 _DAY_S = 86_400.0
+_MANY_ROWS = 10_000
 # Below this many dead rows nobody notices; autovacuum begins at 2 % of `instances` and 2,000 of `events`.
 _MANY_DEAD = 50_000
 _VACUUMED_S = 600.0
@@ -37,6 +38,22 @@ def retention(session: Session, where: Target) -> Iterator[Finding]:
         )
     else:
         yield Finding("fine", text)
+
+
+def longest_history(session: Session, where: Target) -> Iterator[Finding]:
+    """Whether an instance has so much history that taking it over takes long."""
+    for row in session.rows("longest_history"):
+        text = f"the longest history of a living instance has {row['rows']:,} rows"
+        if row["rows"] < _MANY_ROWS:
+            yield Finding("fine", text)
+        else:
+            yield Finding(
+                "warning",
+                f"{text}: {row['id']} of workflow {row['workflow']}",
+                "All of it is replayed whenever a worker takes the instance over. Split the work into child workflows, "
+                "or let the workflow go on with a new history now and then (pgd.continue_as_new). "
+                f"See: {where.command('show', str(row['id']))}",
+            )
 
 
 def partitions(session: Session, where: Target) -> Iterator[Finding]:
