@@ -559,3 +559,30 @@ async def test_retry_of_what_timed_out_gets_the_same_span_again(ns: Namespace) -
     assert ran == ["quick", "slow", "clean", "slow"]
     kinds = [kind for kind, *_ in ns.history(handle)]
     assert kinds == ["step", "undone deadline", "undone step", "retry", "step"]
+
+
+@pgd.workflow(name="ops_published")
+async def published() -> str:
+    for name in ("a", "b", "c"):
+        pgd.set_state("at", name)
+        for n in range(2):
+            await pgd.stream("words").write(f"{name}{n}")
+        await work(name)
+    return "done"
+
+
+async def test_fork_copies_state_and_streams_up_to_the_point_and_not_later(ns: Namespace) -> None:
+    async with ns.engine(published) as engine:
+        handle = await engine.start(published)
+        await handle.result(30)
+        ((place,),) = ns.sql("select min(event_id) from @.history where kind = 'state' and payload = '\"b\"'")
+        async with ns.client() as client:  # nobody may run it yet
+            await engine.stop()
+            copy = await (await client.get(handle.id)).fork(from_event=place)
+            words = "select item from @.stream_items where instance_id = %s order by position"
+            assert ns.sql(words, copy.instance_id) == [("a0",), ("a1",)]
+            assert ns.sql("select key, value from @.states where instance_id = %s", copy.instance_id) == [("at", "a")]
+    async with ns.engine(published) as engine:
+        assert await (await engine.get(copy.id)).result(30) == "done"
+    assert ns.sql(words, copy.instance_id) == [(f"{name}{n}",) for name in "abc" for n in range(2)]
+    assert ns.sql("select value from @.states where instance_id = %s", copy.instance_id) == [("c",)]
