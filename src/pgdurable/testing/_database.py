@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any, NoReturn
 
 from pgdurable._engine.ids import Ids
@@ -47,6 +47,7 @@ class MemoryDatabase:
         self.ids = SeededIds(store.clock.now_us, seed)
         self.on_work: Callable[[], None] = lambda: None
         self.opened = False
+        self.before: Callable[[str, Any], Awaitable[None]] = _at_once
 
     async def open(self) -> None:
         self.opened = True
@@ -63,6 +64,7 @@ class MemoryDatabase:
 
     async def rows(self, query: str, params: Any) -> list[Any]:
         self.check_open()
+        await self.before(query, params)
         answer = QUERIES.get(query)
         if answer is None:
             raise PgDurableError(
@@ -85,6 +87,10 @@ class MemoryDatabase:
     @property
     def pool(self) -> NoReturn:
         _no_connections()
+
+
+async def _at_once(query: str, params: Any) -> None:
+    """Nothing has to happen before."""
 
 
 def _no_connections() -> NoReturn:

@@ -159,7 +159,7 @@ def _fork(
             deadline=deadline, labels=source.labels,
         )
     )  # fmt: skip
-    store.copied(source.id, copy.bytes, place)
+    store.copied(store, source.id, copy.bytes, place)
     return new_id or str(copy)
 
 

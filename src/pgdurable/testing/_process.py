@@ -10,14 +10,17 @@ from typing import Any, cast
 
 from pgdurable._engine.admission import Admission
 from pgdurable._engine.clock import micros
+from pgdurable._engine.continuing import run_of
 from pgdurable._engine.forks import origin_of
 from pgdurable._engine.host import Host
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.parking import Parking
 from pgdurable._engine.processes import Processes
+from pgdurable._engine.queries import ask_hosted
 from pgdurable._engine.rates import LocalRates
+from pgdurable._engine.replay import run_again
 from pgdurable._engine.timers import Timers
-from pgdurable.errors import UnknownWorkflow
+from pgdurable.errors import PgDurableError, UnknownWorkflow
 from pgdurable.testing._clock import Alarm, VirtualClock
 from pgdurable.testing._doubles import Doubles
 from pgdurable.testing._journal import MemoryJournal
@@ -84,6 +87,7 @@ class Process:
         payload_limit: int,
         encryption: Any,
         on_outcome: Callable[[bytes, Any], None],
+        on_reply: Callable[..., None],
         new_id: Callable[[], bytes],
     ) -> None:
         self.store = store
@@ -103,7 +107,7 @@ class Process:
         host.async_machine, host.thread_machine = doubles.machines()
         host.on_parked = lambda wake_at_us: self.wake()
         host.on_missed = lambda id: self.wake()
-        host.on_outcome = on_outcome
+        host.on_outcome, host.on_reply = on_outcome, on_reply
         host.new_id, host.room = new_id, lambda: _ROOM
         host.undo = self._undo
         doubles.loop = host.loop
@@ -153,6 +157,15 @@ class Process:
         if is_asked(self.store, row.id):
             self.host.requests.claimed.add(row.id)
             return
+        input, recorded = self._recorded(row)
+        started: datetime = row.started_at or row.created_at
+        await self.host.resume(
+            row.id, row.key, definition, input, micros(started), recorded,
+            None if row.deadline is None else micros(row.deadline),
+        )  # fmt: skip
+
+    def _recorded(self, row: InstanceRow) -> tuple[Any, list[Any]]:
+        """An instance's input, and its history from where its run began, decrypted."""
         encryption = self.host.encryption
         input: Any = row.input
         whole = self.store.history.get(row.id, ())
@@ -165,11 +178,27 @@ class Process:
             input = encryption.open(whose, "input", input)
             opened = encryption.open_history
             recorded = [opened(entry) if origin is None else origin.open(encryption, entry) for entry in recorded]
-        started: datetime = row.started_at or row.created_at
-        await self.host.resume(
-            row.id, row.key, definition, input, micros(started), [entry[:10] for entry in recorded],
-            None if row.deadline is None else micros(row.deadline),
-        )  # fmt: skip
+        return input, [entry[:10] for entry in recorded]
+
+    async def answer(self, row: InstanceRow, name: str, input: bytes) -> bytes:
+        """The answer to a query, of an instance here or of a replay that goes nowhere."""
+        hosted = self.host.instances.get(row.id)
+        if hosted is not None and not (hosted.closed or hosted.machine.replaying):
+            return await ask_hosted(hosted, name, input)
+        definition = self._definition(row)
+        if row.started_at is None or definition is None:
+            raise PgDurableError(f"instance {row.key or row.uuid} has not begun", hint="Ask again when it runs.")
+        stored, recorded = self._recorded(row)
+        seed, given, started_us, rows = run_of(row.id, stored, micros(row.started_at), recorded)
+        aside = Hosted(self.host, row.id, row.key, definition)
+        args, kwargs = definition.signature.load_input(given)
+        aside.machine = self.host.machine_of(aside, definition, args, kwargs, started_us, seed)
+        aside.machine.replaying = True
+        try:
+            await run_again(aside, rows)
+            return await ask_hosted(aside, name, input)
+        finally:
+            aside.close()
 
     def _offer_events(self, hosted: Hosted) -> None:
         for event in list(self.store.events.get(hosted.id, ())):

@@ -93,6 +93,8 @@ class Store:
     """See the head of this file.
 
     Attributes:
+        talk: what instances say to the outside, see _talk.py.
+        copied: copies, for a fork, what else the tables hold of an instance from before a place in its history.
         new_id: makes the ids of instances.
         on_work: called when something waits for a worker.
         on_end: called with the id of an instance that has ended or was paused.
@@ -110,6 +112,8 @@ class Store:
         self.history: dict[bytes, list[HistoryRow]] = defaultdict(list)
         self.events: dict[bytes, list[Event]] = defaultdict(list)
         self.signal_keys: set[uuid.UUID] = set()
+        self.talk: dict[bytes, Any] = {}
+        self.copied: Callable[[Store, bytes, bytes, int], None] = lambda store, source, copy, place: None
         self.last_event = 0
         self.version = 0
         self.new_id: Callable[[], bytes] = lambda: uuid.uuid4().bytes
@@ -209,12 +213,9 @@ class Store:
     def forget(self, row: InstanceRow) -> None:
         """Removes an instance and what is kept of it."""
         self.version += 1
-        for table in (self.instances, self.history, self.events):
+        for table in (self.instances, self.history, self.events, self.talk):
             table.pop(row.id, None)
         self.keys = {key: id for key, id in self.keys.items() if id != row.id}
-
-    def copied(self, source: bytes, copy: bytes, place: int) -> None:
-        """An instance was forked: copies what else the tables hold of it, from before that place in its history."""
 
     # -- what a worker does -----------------------------------------------------------------------------------------
 

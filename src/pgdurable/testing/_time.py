@@ -92,6 +92,7 @@ class Time:
         clock = self.clock
         while True:
             await self.settle()
+            await self._look()
             if done():
                 return
             next_us = clock.next_us() if until_us is not None or clock.awaited else None
@@ -105,6 +106,9 @@ class Time:
                 return
             else:
                 await self._stalled()
+
+    async def _look(self) -> None:
+        """Asks, on behalf of those who wait, for what is there by now."""
 
     async def _stalled(self) -> None:
         """Another task of the test may be about to send something; after a moment without, the test is told."""

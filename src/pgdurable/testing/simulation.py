@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Awaitable, Iterable
 from datetime import datetime, timedelta, timezone
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
@@ -14,6 +14,7 @@ from pgdurable._engine.bulk import batches
 from pgdurable._engine.clock import micros
 from pgdurable._engine.columns import columns_of
 from pgdurable._engine.inputs import split_argument
+from pgdurable._engine.replies import Replies
 from pgdurable.client import PAYLOAD_LIMIT, Client
 from pgdurable.compression import Compression, codecs_of
 from pgdurable.encryption import Encryption
@@ -27,6 +28,7 @@ from pgdurable.testing._doubles import _NOTHING, Call, Doubles, Mock, SimulatedF
 from pgdurable.testing._export import write_history
 from pgdurable.testing._process import Process
 from pgdurable.testing._store import Store
+from pgdurable.testing._talk import copy_talk
 from pgdurable.testing._time import Time
 from pgdurable.testing._writes import apply_write
 from pgdurable.workflow import Registry, Workflow, registry
@@ -86,6 +88,10 @@ class Simulation(Time, Client):
         self._open_registry = workflows is None
         self._park_after = seconds(park_after)
         self._patience = seconds(patience) or 0.0
+        self._replies = Replies(cast(Any, self._database))
+        self._database.before = self._before_query
+        self._idle_reads: dict[Any, int] = {}
+        self._store.copied = copy_talk
         self._crashes = Crashes()
         self._doubles = Doubles(self.clock, self._reach_in_step)
         self._doubles.connection = connection
@@ -112,6 +118,7 @@ class Simulation(Time, Client):
         if process is None:
             return
         self._process = None
+        await self._replies.close()
         await self._database.close()
         tasks = [task for hosted in process.host.instances.values() for run in hosted.steps.values()
                  if (task := run.task) is not None]  # fmt: skip
@@ -129,7 +136,7 @@ class Simulation(Time, Client):
         self._process = Process(
             self._store, self._registry, self._doubles, self._incarnations, reach=self._reach, crash=self._crash_now,
             park_after=self._park_after, payload_limit=self.payload_limit, encryption=self._encryption,
-            on_outcome=lambda id, outcome: None, new_id=self._database.ids.new_id,
+            on_outcome=lambda id, outcome: None, on_reply=self._replies.tell, new_id=self._database.ids.new_id,
         )  # fmt: skip
         self._process.wake()
 
@@ -221,6 +228,53 @@ class Simulation(Time, Client):
             rows = [(*entry[1:5], *entry[5:10]) for entry in self._store.history.get(row.id, ())]
             lines += write_history(instance, rows, redact=redact)
         return "\n".join(lines) + "\n"
+
+    async def _look(self) -> None:
+        if self._replies._updates:
+            await self._replies._look_for_updates()
+
+    async def _waited(self, future: asyncio.Future[Any], wait: float | None, late: str) -> Any:
+        try:
+            return await self._wait(future, wait)
+        except asyncio.TimeoutError:
+            raise TimeoutError(late) from None
+        finally:
+            future.cancel()
+
+    async def _wait_state(self, handle: Any, key: str, wanted: Any, timeout: Any, type: Any) -> Any:
+        wait = seconds(timeout)
+        until_us = None if wait is None else self.clock.now_us() + round(wait * 1e6)
+        while True:
+            await self.settle()
+            try:
+                return await super()._wait_state(handle, key, wanted, 0.0, type)
+            except TimeoutError:
+                version = self._store.version
+                if until_us is not None and self.clock.now_us() >= until_us:
+                    raise TimeoutError(
+                        f"instance {handle.id}: state {key!r} is not what is waited for within {wait:g} s"
+                    ) from None
+            await self._drive(lambda version=version: self._store.version != version, until_us)  # type: ignore[misc]
+
+    async def _before_query(self, query: str, params: Any) -> None:
+        """Who reads a stream to its end waits for what comes: time passes when nothing else happens."""
+        if query != "stream_items":
+            return
+        version = self._store.version
+        await self.settle()
+        place = (params[0], params[1], params[3])
+        asked = self._idle_reads.get(place)
+        self._idle_reads = {place: version}
+        if asked == self._store.version == version:  # the second time that there is no news
+            await self._drive(lambda: self._store.version != version, None)
+
+    def _answer_here(self, id: bytes, name: str, input: bytes) -> Awaitable[bytes]:
+        return self._answer(id, name, input)
+
+    async def _answer(self, id: bytes, name: str, input: bytes) -> bytes:
+        """What a query's handler says, of the instance in memory or of a replay that goes nowhere."""
+        await self.settle()
+        return await self._running().answer(self._store.instances[id], name, input)
 
     # -- doubles -----------------------------------------------------------------------------------------------------
 
