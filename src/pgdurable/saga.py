@@ -44,7 +44,7 @@ class Saga:
 
     def on_failure(self, undo: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Remembers a compensation by itself: it is called with these arguments should the block fail."""
-        name = getattr(undo, "name", None) or getattr(undo, "__name__", repr(undo))
+        name = str(getattr(undo, "name", None) or getattr(undo, "__name__", repr(undo)))
         self._undo.append((name, lambda: undo(*args, **kwargs)))
 
     async def _do(self, action: Callable[..., Any], args: Any, kwargs: Any, undo: Callable[..., Any] | None) -> Any:

@@ -266,6 +266,52 @@ def _posted_effects(args: dict[str, Any], output: Any) -> list[Effect]:
     return [Effect(args["token"], "postage", args["source"], args["target"], args["cents"])]
 
 
+# -- family: children do the work, called and started --------------------------------------------------------------
+
+
+@pgd.workflow
+async def family(token: str, source: int, target: int, cents: int) -> dict[str, Any]:
+    noted = [await seen(token, note(token, "first"))]
+    slow = await pgd.start_child(standing, f"{token}/slow", source, target, cents, 1)
+    one, two = await asyncio.gather(
+        transfer(f"{token}/one", source, target, cents), transfer(f"{token}/two", target, source, cents)
+    )
+    try:
+        await doomed(f"{token}/doomed", source, target, cents)
+    except pgd.InstanceFailed as error:
+        noted.append(await seen(token, note(token, f"child {error.status}")))
+    last = await slow.result()
+    return {"token": token, "children": [one["token"], two["token"], last["token"]], "noted": noted}
+
+
+# -- trip: a saga that fails at its end, and undoes what it did -----------------------------------------------------
+
+
+async def _seen_move(token: str, entry: str, source: int, target: int, cents: int) -> dict[str, Any]:
+    return await seen(token, move(token, entry, source, target, cents))
+
+
+@pgd.workflow
+async def trip(token: str, source: int, target: int, cents: int) -> None:
+    try:
+        async with pgd.saga() as s:
+            for part in ("seats", "rooms"):
+                await s.do(
+                    _seen_move, token, part, source, ESCROW, cents,
+                    undo=lambda _, part=part: _seen_move(token, f"back {part}", ESCROW, source, cents),
+                )  # fmt: skip
+            await asyncio.sleep(NAP)
+            await hopeless(token, "hopeless")
+    except LookupError as error:
+        raise ValueError(f"{token} gave up: {error}") from None
+
+
+def _trip_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    token, source, cents = args["token"], args["source"], args["cents"]
+    there = [Effect(token, part, source, ESCROW, cents) for part in ("seats", "rooms")]
+    return there + [Effect(token, f"back {part}", ESCROW, source, cents) for part in ("seats", "rooms")]
+
+
 # -- revised: another version with every deploy ---------------------------------------------------------------------
 
 
@@ -307,6 +353,8 @@ KINDS = {
         ),
         Kind("posted", (posted,), _pair, _posted_effects, frozenset()),
         Kind("doomed", (doomed,), _pair, _doomed_effects, frozenset(), ends="failed", weight=1),
+        Kind("family", (family,), _pair, lambda args, output: [], frozenset(), weight=1),
+        Kind("trip", (trip,), _pair, _trip_effects, frozenset({NAP}), ends="failed", weight=1),
         Kind(
             "revised", tuple(_revised(n) for n in range(1, GENERATIONS + 1)), _pair, _revised_effects,
             frozenset({LONG_NAP}),

@@ -8,8 +8,11 @@ import uuid
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any, Protocol
 
+from pgdurable._engine import kinds
+from pgdurable._engine import replay as engine_replay
 from pgdurable._engine.steps import replayed_answer
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
@@ -79,6 +82,7 @@ def replay(
     machine = AsyncMachine(*common) if definition.is_async else ThreadMachine(*common, idle.release)
     machine.replaying = True
     result = Replayed()
+    notes = engine_replay.Replayed({}, {})
 
     def settle() -> None:
         if not definition.is_async:
@@ -105,6 +109,13 @@ def replay(
                 machine.fire(row.seq, row.at_us)
             elif row.kind == "signal":
                 machine.signal(row.name, decode_stored(row.payload), row.at_us)
+            elif row.kind in kinds.ROWS:
+                stub = SimpleNamespace(machine=machine, label=title, host=SimpleNamespace(encryption=None))
+                entry = (
+                    instance_id, row.event_id, row.kind, row.seq, row.name, row.attempt, row.fingerprint, row.payload,
+                    row.error, row.recorded_at,
+                )  # fmt: skip
+                kinds.ROWS[row.kind](stub, entry, notes)  # type: ignore[arg-type]
             settle()
     finally:
         outcome = machine.outcome
