@@ -10,7 +10,8 @@
 -- `security definer`: whoever may execute it needs no right to the tables. `submitted_by` is the caller.
 -- Locks: with `new_id`, its index entry until the caller commits.
 -- Returns: `new_id`, or the new instance's uuid as text.
--- Raises: PGD02 no such instance; PGD04 the new id belongs to another workflow; PGD05 an argument is none.
+-- Raises: PGD02 no such instance; PGD04 the new id belongs to another workflow; PGD05 an argument is none, or a child that was
+-- started before `from_event` still runs.
 create or replace function @extschema@.fork(
     id text, from_event int default null, version text default null, input jsonb default null,
     new_id text default null, queue text default null, instance uuid default null)
@@ -23,6 +24,7 @@ declare
     copy uuid := coalesce(instance, @extschema@.new_id());
     source record;
     place int;
+    later int;
     roots jsonb;
 begin
     select i.* into source from @extschema@.instances i where i.id = target;
@@ -64,6 +66,16 @@ begin
     select case when from_event is null and source.status not in ('failed', 'timed_out') then 1
                 else least(from_event, coalesce(max(h.event_id), 0) + 1) end into place
       from @extschema@.history h where h.instance_id = target;
+    -- Its random numbers and its input would be those of another run.
+    select max(h.event_id) into later from @extschema@.history h
+     where h.instance_id = target and h.event_id < place and h.kind = 'continued';
+    if later is not null then
+        raise exception using errcode = 'PGD05',
+            message = format('instance %L continued as new at event %s, and is forked from its first run only', id, later),
+            hint = format('Fork from event %s or before, or start a new instance with the input that event %s holds.',
+                          (select min(h.event_id) from @extschema@.history h
+                            where h.instance_id = target and h.kind = 'continued'), later);
+    end if;
     insert into @extschema@.instances
         (id, workflow, version, status, queue, priority, wake_at, started_at, deadline, submitted_by, input, labels,
          partition)
@@ -96,6 +108,7 @@ begin
             coalesce((select h.payload ->> 'input_of' from @extschema@.history h
                        where h.instance_id = target and h.event_id = 0 and h.kind = 'forked'), target::text) end);
     perform @extschema@.copy_history(target, copy, place);
+    perform @extschema@.adopt_children(target, copy);
     if from_event is null and source.status in ('failed', 'timed_out') then
         insert into @extschema@.history (instance_id, event_id, kind, payload)
         select copy, max(h.event_id) + 1, 'retry', jsonb_build_object('by', @extschema@.caller())

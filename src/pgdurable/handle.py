@@ -298,7 +298,7 @@ class Handle(Conversation, Generic[T]):
             queue: default: the instance's.
         Raises:
             InvalidId: the id belongs to an instance of another workflow.
-            InvalidInput: an argument is none.
+            InvalidInput: an argument is none, or a child that was started before `from_event` still runs.
         """
         client = self._client
         new = uuid.UUID(bytes=client._database.ids.new_id())

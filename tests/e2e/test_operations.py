@@ -586,3 +586,110 @@ async def test_fork_copies_state_and_streams_up_to_the_point_and_not_later(ns: N
         assert await (await engine.get(copy.id)).result(30) == "done"
     assert ns.sql(words, copy.instance_id) == [(f"{name}{n}",) for name in "abc" for n in range(2)]
     assert ns.sql("select value from @.states where instance_id = %s", copy.instance_id) == [("c",)]
+
+
+@pgd.workflow(name="ops_child")
+async def small(name: str) -> str:
+    return await work(name)
+
+
+@pgd.workflow(name="ops_parent")
+async def family() -> list[str]:
+    child = await pgd.start_child(small, "child")
+    first = await work("beside")
+    return [first, await child.result(), await work("end")]
+
+
+async def test_fork_links_the_children_that_were_started_before_the_point(ns: Namespace) -> None:
+    gate["child"] = asyncio.Event()
+    async with ns.engine(family, small) as engine:
+        handle = await engine.start(family)
+        await until(lambda: len(ns.history(handle)) == 2, "the child runs, the step beside it is done")
+        with pytest.raises(
+            InvalidInput, match=r"child .* \(event 1\) of the instance to be forked still runs: running"
+        ):
+            await handle.fork(from_event=2)
+        gate["child"].set()
+        assert await handle.result(30) == ["BESIDE", "CHILD", "END"]
+        for place, again in ((2, ["beside", "end"]), (3, ["end"]), (1, ["child", "beside", "end"])):
+            ran.clear()
+            copy = await handle.fork(from_event=place)
+            assert await copy.result(30) == ["BESIDE", "CHILD", "END"]
+            assert sorted(ran) == sorted(again)
+    assert ns.one("select count(*) from @.instances where workflow = 'ops_child'") == 2
+
+
+# -- cancel, and being responsive
+
+
+async def test_cancel_during_the_last_step_stays_cancelled_or_it_has_completed(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        handles = [await engine.start(line, 1) for _ in range(60)]
+        asked = await asyncio.gather(*(handle.cancel("too late?") for handle in handles))
+        ends = await asyncio.gather(*(handle.result(30) for handle in handles), return_exceptions=True)
+        for handle, was_there, end in zip(handles, asked, ends, strict=True):
+            status = ns.instance(handle, "status")
+            assert status == ("cancelled" if isinstance(end, InstanceFailed) else "completed")
+            assert was_there or status == "completed"
+            assert await handle.cancel() is False
+            assert ns.instance(handle, "status") == status
+    rows = ns.sql("select status, output is not null, error is not null from @.instances")
+    assert set(rows) <= {("completed", True, False), ("cancelled", False, True)}
+
+
+async def test_cancel_survives_the_worker_that_was_asked(ns: Namespace) -> None:
+    """It dies with the request in the queue; the next one's code meets it, and cleans up."""
+    cleaned: list[str] = []
+
+    @pgd.workflow(name="ops_cleans")
+    async def flow() -> str:
+        try:
+            return await work("long")
+        finally:
+            cleaned.append(await work("clean"))
+
+    gate["long"] = asyncio.Event()
+    first = ns.engine(flow)
+    await first.open()
+    handle = await first.start(flow)
+    await until(lambda: ran == ["long"], "the step runs")
+    first._worker.host.fenced = True  # type: ignore[union-attr]  # it hangs: it writes nothing more
+    await first.stop(drain=0)
+    await first.close()
+    async with ns.client() as client:
+        assert await (await client.get(handle.id)).cancel("enough") is True
+    ns.sql("select @.leave_worker(id) from @.workers where state = 'alive'")
+    async with ns.engine(flow) as second:
+        with pytest.raises(InstanceFailed, match="enough") as failed:
+            await (await second.get(handle.id)).result(30)
+    assert failed.value.status == "cancelled"
+    assert cleaned == ["CLEAN"]
+
+
+async def test_a_storm_of_polling_leaves_start_and_cancel_responsive(ns: Namespace) -> None:
+    """200 callers ask for results and states without a pause; starts and cancels are answered within a second."""
+    async with ns.engine(*ALL) as engine, ns.client() as client:
+        waiting = [await engine.start(wait) for _ in range(20)]
+        over = asyncio.Event()
+
+        async def poll(n: int) -> None:
+            handle = await client.get(waiting[n % 20].id)
+            while not over.is_set():
+                await handle.status()
+
+        storm = [asyncio.create_task(poll(n)) for n in range(200)]
+        loop = asyncio.get_running_loop()
+        took = []
+        try:
+            for n in range(20):
+                began = loop.time()
+                handle = await engine.start(line, 1)
+                await handle.result(30)
+                await waiting[n].cancel()
+                took.append(loop.time() - began)
+        finally:
+            over.set()
+            await asyncio.gather(*storm)
+        ends = await asyncio.gather(*(handle.result(30) for handle in waiting), return_exceptions=True)
+    assert all(isinstance(end, InstanceFailed) for end in ends)
+    assert sorted(took)[len(took) // 2] < 1.0

@@ -500,3 +500,12 @@ def test_bulk_from_sql_tells_how_many(ns: Namespace) -> None:
     with pytest.raises(psycopg.errors.InvalidTransactionTermination):
         with ns.main.transaction():
             ns.rows("call @.bulk('resume', '{}')")
+
+
+def test_a_fork_is_of_the_first_run_only(ns: Namespace) -> None:
+    source = ns.instance(status="completed")
+    step_rows(ns, source, (1, 0, "a", False), (3, 0, "a", False))
+    ns.rows("insert into @.history (instance_id, event_id, kind) values (%s, 2, 'continued')", source)
+    with refused("PGD05", "continued as new at event 2"):
+        ns.one("select @.fork(%s, 3)", str(source))
+    assert ns.one("select @.fork(%s, 2)", str(source))
