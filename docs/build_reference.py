@@ -31,7 +31,8 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         ("sending", "signal"), ("saga", "saga"), ("saga", "Saga"),
         ("handlers", "on_update"), ("handlers", "on_query"), ("handlers", "expose"), ("handlers", "wait_until"),
         ("state", "set_state"), ("stream", "stream"), ("stream", "Stream"),
-        ("patches", "patched"), ("patches", "deprecate_patch"),
+        ("patches", "patched"), ("patches", "deprecate_patch"), ("info", "current"), ("info", "Current"),
+        ("logs", "get_logger"), ("logs", "Logger"),
     ],
     "Running and starting": [
         ("engine", "Engine"), ("client", "Client"), ("handle", "Handle"), ("handle", "InstanceInfo"),
@@ -236,7 +237,7 @@ def render() -> str:
             if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == "__all__"
         )
     )
-    told = {name for chapter in CHAPTERS.values() for _, name in chapter} | {"sync"}
+    told = {name for chapter in CHAPTERS.values() for _, name in chapter} | {"sync", "logger"}
     if told != set(public):
         raise SystemExit(f"docs/build_reference.py and pgdurable.__all__ differ: {sorted(told ^ set(public))}")
     out = [HEAD]

@@ -7,10 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
-from pgdurable._runtime import current as _running
-from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.current import current_attempt, current_machine
 from pgdurable.codec import decode_stored
-from pgdurable.errors import PgDurableError
+from pgdurable.errors import AttemptOver, PgDurableError
 
 __all__ = ["Current", "current", "current_or_none"]
 
@@ -65,10 +64,14 @@ def current_or_none() -> Current | None:
     machine = current_machine()
     if machine is not None:
         return _of(machine.label, None, None, machine.replaying)
-    attempts = getattr(_running, "current_attempt", None)
-    attempt: Any = None if attempts is None else attempts.get(None)
+    attempt = current_attempt.get(None)
+    if attempt is not None and not hasattr(attempt, "run"):  # of the task that steps share
+        try:
+            attempt = attempt.running()
+        except AttemptOver:
+            return None
     run = getattr(attempt, "run", None)
-    if run is None:
+    if attempt is None or run is None:
         return None
     return _of(run.hosted.label, run.command.name, attempt.number, False)
 

@@ -13,7 +13,7 @@ __all__ = ["Logger", "get_logger", "logger"]
 
 
 class Logger(logging.LoggerAdapter[logging.Logger]):
-    """A logger for workflow code and steps.
+    """A logger for workflow code and steps; `pgd.logger` is one, named `pgdurable.user`.
 
     In workflow code nothing is logged while history is replayed: what a line says was said when it happened. Records
     have `instance` (the user-chosen id, or the UUID as text), `workflow`, and in steps `step` and `attempt`; outside of

@@ -88,3 +88,36 @@ def test_outside(caplog: pytest.LogCaptureFixture) -> None:
     pgd.logger.warning("plain")
     assert [record.getMessage() for record in caplog.records] == ["plain"]
     assert not hasattr(caplog.records[0], "instance")
+
+
+async def test_a_step_knows_its_attempt(ns: Namespace, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "shop")
+    seen: list[Any] = []
+
+    @pgd.step(retry=pgd.Retry(initial=0.01))
+    async def shaky() -> None:
+        seen.append(pgd.current())
+        log.info("tried")
+        if len(seen) < 2:
+            raise ValueError("again")
+
+    @pgd.step
+    def threaded() -> None:
+        seen.append(pgd.current())
+
+    @pgd.workflow(name="current_steps")
+    async def steps() -> None:
+        await shaky()
+        await threaded()
+
+    async with ns.engine(steps) as engine:
+        handle = await engine.start(steps, id="mine")
+        await handle.result(30)
+    assert [(c.step, c.attempt, c.id, c.workflow) for c in seen] == [
+        ("shaky", 1, "mine", "current_steps"), ("shaky", 2, "mine", "current_steps"),
+        ("threaded", 1, "mine", "current_steps"),
+    ]  # fmt: skip
+    records = [record for record in caplog.records if record.name == "shop"]
+    assert [(r.instance, r.step, r.attempt) for r in records] == [  # type: ignore[attr-defined]
+        ("mine", "shaky", 1), ("mine", "shaky", 2),
+    ]  # fmt: skip
