@@ -206,7 +206,7 @@ def test_a_copy_has_what_there_was_up_to_an_event(talk: Talk) -> None:
             "insert into @.history (instance_id, event_id, kind, seq, name, payload) values (%s, %s, %s, %s, %s, %s)",
             source, event, kind, seq, name, Jsonb(payload),
         )  # fmt: skip
-    talk.rows("select @.copy_talk(%s, %s, 3)", source, target)
+    talk.rows("select @.copy_history(%s, %s, 4)", source, target)
     assert talk.rows("select key, place, value from @.states where instance_id = %s", target) == [("k", 0, 1)]
     talk.id = target
     assert talk.items() == [(0, "a"), (1, "w")]

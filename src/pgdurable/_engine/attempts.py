@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from pgdurable._engine.streams import StepWriter
 from pgdurable._failure import encode_error
 from pgdurable.codec import decode_stored, encode
 from pgdurable.errors import AttemptOver, CodecError, HeartbeatTimeout, StepFailed, StepInterrupted, StepTimeout
@@ -59,6 +60,7 @@ class Extra:
         until: by monotonic(), until when the attempt may begin.
         release: gives back the place in the step's queue.
         process: the process that is to run it.
+        streams: what it writes to streams.
         recorded: the JSON of the error, where it was made in another process.
         last: what the last attempt failed with, in short.
     """
@@ -76,10 +78,12 @@ class Extra:
         "progress",
         "recorded",
         "release",
+        "streams",
         "until",
     )  # fmt: skip
 
     def __init__(self) -> None:
+        self.streams: StepWriter | None = None
         self.limit = ""
         self.beat = 0.0
         self.details: bytes | None = None
@@ -132,6 +136,8 @@ class Extra:
     def leave(self) -> None:
         """The attempt is over."""
         self.until = 0.0
+        if self.streams is not None:
+            self.streams.leave()
         release = self.take_release()
         if release is not None:
             release()
@@ -172,6 +178,13 @@ class Attempt:
         extra.beat = perf_counter()
         extra.progress = (done, total)
         extra.changed = True
+
+    def write(self, stream: str, item: bytes | None) -> Any:
+        """Writes an item to a stream, or the stream's end."""
+        extra = need_extra(self.run)
+        if extra.streams is None:
+            extra.streams = StepWriter(self.run)
+        return extra.streams.write(self.number, stream, item)
 
     def details(self) -> bytes | None:
         extra = self.run.extra

@@ -50,11 +50,13 @@ class Call(msgspec.Struct):
 
 
 class Reply(msgspec.Struct):
-    """`kind` is `value`, `error` or `beat`; a beat has details in `data`, or progress."""
+    """`kind` is `value`, `error` or `beat`; a beat has details in `data`, or progress, or an item of a stream."""
 
     kind: str
     data: msgspec.Raw = _NOTHING
     progress: tuple[float, float | None] | None = None
+    stream: str | None = None
+    ends: bool = False
 
 
 class _Attempt:
@@ -83,6 +85,13 @@ class _Attempt:
 
     def progress(self, done: float, total: float | None) -> None:
         self._tell("progress", Reply("beat", progress=(done, total)))
+
+    def write(self, stream: str, item: bytes | None) -> None:
+        """An item of a stream, or its end: told at once."""
+        with self._lock:
+            if not self._over:
+                said = _NOTHING if item is None else msgspec.Raw(item)
+                _send(self._sock, Reply("beat", said, stream=stream, ends=item is None))
 
     def _tell(self, what: str, beat: Reply) -> None:
         with self._lock:

@@ -285,7 +285,9 @@ def _heard(attempt: Attempt, beat: Reply) -> None:
         attempt.running()
     except AttemptOver:
         return
-    if beat.progress is not None:
+    if beat.stream is not None:
+        attempt.write(beat.stream, None if beat.ends else bytes(beat.data))
+    elif beat.progress is not None:
         attempt.progress(*beat.progress)
     else:
         need_extra(attempt.run).heard(some(beat.data))

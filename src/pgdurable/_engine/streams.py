@@ -7,7 +7,7 @@ out their positions (`write_stream`), under the fence, and finds by writer and n
 from __future__ import annotations
 
 import asyncio
-import concurrent.futures
+import threading
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine.events import Note
@@ -132,20 +132,20 @@ class StepWriter:
             here = False
         if here:
             return self.add(attempt, name, item)
-        told: concurrent.futures.Future[None] = concurrent.futures.Future()
+        told = threading.Event()
         host.loop.call_soon_threadsafe(self._add_for, told, attempt, name, item)
         self.ahead += 1
         if self.ahead % _AHEAD == 0:
-            while not concurrent.futures.wait([told], 1.0).done:
+            while not told.wait(1.0):
                 if self.run.task is None or self.run.attempt != attempt:
                     break
         return None
 
-    def _add_for(self, told: concurrent.futures.Future[None], attempt: int, name: str, item: bytes | None) -> None:
+    def _add_for(self, told: threading.Event, attempt: int, name: str, item: bytes | None) -> None:
         if self.run.task is None or self.run.attempt != attempt:
-            told.cancel()
+            told.set()
             return
-        self.add(attempt, name, item).add_done_callback(lambda _: told.cancel())
+        self.add(attempt, name, item).add_done_callback(lambda _: told.set())
 
     def add(self, attempt: int, name: str, item: bytes | None) -> asyncio.Future[None]:
         """The same on the loop's thread."""
