@@ -28,10 +28,10 @@ class Thing(SimpleNamespace):
 
 
 def hosted(name: str = "a", **state: Any) -> Any:
-    machine = Thing(pending={}, busy=False, issued=[], outcome=None, replaying=False)
+    machine = Thing(pending={}, busy=False, issued=[], outcome=None, replaying=False, cancel_requested=False)
     found = Thing(
         id=name.encode(), closed=False, releasing=False, steps={}, unacked=0, holder=None, pending_deliveries=None,
-        machine=machine, idle_since=0.0,
+        machine=machine, idle_since=0.0, deadline=None,
     )  # fmt: skip
     for key, value in state.items():
         setattr(machine if hasattr(machine, key) else found, key, value)
@@ -154,6 +154,19 @@ def test_parking_waits_for_a_timer_that_is_due_soon() -> None:
     one.machine.pending.clear()
     one.idle_since -= 20
     assert list(parking.ripe(0)) == [(one, None)]
+
+
+def test_parking_wakes_for_the_end_of_an_instance_s_time() -> None:
+    parking = Parking(10.0)
+    one = hosted(deadline=timer(60_000_000))
+    one.machine.pending[0] = timer(3_600_000_000)
+    parking.idle(one)
+    one.idle_since -= 20
+    assert list(parking.ripe(0)) == [(one, 60_000_000)]
+    one.machine.cancel_requested = True  # it has been told
+    parking.idle(one)
+    one.idle_since -= 20
+    assert list(parking.ripe(0)) == [(one, 3_600_000_000)]
 
 
 @pytest.mark.parametrize(
