@@ -247,3 +247,28 @@ def test_large_payloads_are_as_hidden_as_their_instances(guarded: House) -> None
         guarded.one(who, "select @.start('w', jsonb_build_object('secret', repeat(@.caller(), 20000)))")
     seen = {who: guarded.one(who, "select count(*) from @.payloads") for who in ("ann", "bob", "rex", "wes", "ada")}
     assert seen == {"ann": 1, "bob": 1, "rex": 2, "wes": 2, "ada": 2}
+
+
+@pytest.mark.parametrize("call", ["cancel", "terminate", "pause", "resume", "retry", "fork"])
+def test_a_client_operates_on_its_own_instances_only(guarded: House, call: str) -> None:
+    mine = guarded.one("ann", "select @.start('w', id => 'mine')")
+    theirs = guarded.one("bob", "select @.start('w', id => 'theirs')")
+    assert guarded.one("ann", f"select @.{call}(%s)", mine) is not None
+    with pytest.raises(psycopg.Error) as refused:
+        guarded.one("ann", f"select @.{call}(%s)", theirs)
+    assert refused.value.sqlstate == "PGD02"
+    assert guarded.one("owner", "select @.status('theirs')") == "pending"
+
+
+def test_bulk_reaches_what_the_client_may_see(guarded: House) -> None:
+    for who in ("ann", "ann", "bob"):
+        guarded.one(who, "select @.start('w')")
+    step = "select done from @.bulk_step('cancel', @.id_at('2020-01-01'), @.id_at('2100-01-01'))"
+    assert guarded.one("ann", step) == 2
+    assert guarded.rows("owner", "select status, count(*) from @.instances group by 1 order by 1") == [
+        ("cancelled", 2), ("pending", 1),
+    ]  # fmt: skip
+    with pytest.raises(psycopg.Error) as refused:
+        guarded.one("ann", step.replace("'cancel'", "'delete'"))
+    assert refused.value.sqlstate == "42501"
+    assert guarded.one("owner", step) == 1
