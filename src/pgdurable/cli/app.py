@@ -23,6 +23,7 @@ from pgdurable.cli import (
     schedules,
     show,
     tables,
+    talk,
     worker,
 )
 from pgdurable.cli.options import Dsn, Schema, remember
@@ -89,6 +90,10 @@ for command in (
     instances.list_,
     show.show,
     instances.signal,
+    talk.update,
+    talk.query,
+    talk.state,
+    talk.stream,
     operations.cancel,
     operations.terminate,
     operations.pause,

@@ -70,7 +70,7 @@ def start(
     """Start an instance and print its id."""
     if timeout is not None and not wait:
         raise typer.BadParameter("goes with --wait", param_hint="--timeout")
-    args, kwargs = _input(arguments or [])
+    args, kwargs = arguments_of(arguments or [])
     where = target(ctx, dsn, schema)
     with where.client() as client:
         handle = client.start(
@@ -90,7 +90,7 @@ def start(
     typer.echo(one_line_json(result))
 
 
-def _input(arguments: list[str]) -> tuple[list[Any], dict[str, Any] | None]:
+def arguments_of(arguments: list[str]) -> tuple[list[Any], dict[str, Any] | None]:
     """Positional and keyword arguments for the workflow."""
     if len(arguments) == 1 and arguments[0].lstrip()[:1] in ("{", "["):
         value = json_argument(arguments[0], "INPUT_JSON")
