@@ -19,6 +19,7 @@ create or replace function @extschema@.bulk_step(
 returns table (last uuid, looked int, done int, idle int, busy uuid[])
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_sort = off  -- where statistics are old the planner would read and sort all ids instead of walking along them
 as $$
 declare
     most_looked constant int := 10 * most;
