@@ -134,7 +134,7 @@ select i.id, (select k.id from @extschema@.instance_keys k where k.instance_id =
        i.workflow, i.version, i.status, i.queue, i.priority, i.owner, i.parent, i.takeovers, i.submitted_by,
        i.created_at, i.started_at, i.finished_at, i.wake_at, i.deadline,
        @extschema@.whole(i.id, i.input)::text, @extschema@.whole(i.id, i.output)::text, i.error::text, i.labels::text,
-       (select jsonb_agg(jsonb_build_object('name', r.name, 'attempt', r.attempt, 'started_at', r.started_at,
+       (select pg_catalog.jsonb_agg(jsonb_build_object('name', r.name, 'attempt', r.attempt, 'started_at', r.started_at,
                                             'beat_at', r.beat_at, 'done', r.done, 'total', r.total)
                          order by r.started_at)
           from @extschema@.running_steps r where r.instance_id = i.id)::text as running_steps

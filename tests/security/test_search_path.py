@@ -240,7 +240,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
         " pause_schedule resume_schedule trigger_schedule backfill_schedule drop_schedule"
         " signal_with_start request_update ask answers state take_queries answer_query sweep_talk"
         " instance_ended sweep_runs"
-        " cancel terminate pause retry fork delete bulk_step hear undo settle_requests".split()
+        " cancel terminate pause retry fork delete bulk_step hear undo settle_requests with_timeout".split()
     )
 
 
