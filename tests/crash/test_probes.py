@@ -37,6 +37,17 @@ ELSEWHERE = {
     "schedule.computed": "test_schedules.py",
     "schedule.committed": "test_schedules.py",
     "pending.committed": "test_step_options.py",
+    **dict.fromkeys(
+        (
+            "update.recorded",
+            "update.committed",
+            "update.rejected",
+            "reply.committed",
+            "state.committed",
+            "stream.committed",
+        ),
+        "test_talk.py",
+    ),
 }
 HERE = [point for point in probes.POINTS if point not in ELSEWHERE]
 GROUPS = [HERE[i::2] for i in range(2)]

@@ -32,7 +32,8 @@ async def cart(limit: int = 100) -> dict[str, int]:
 
     @pgd.on_update("add_item")
     async def add(sku: str, count: int = 1) -> int:
-        items[sku] = items.get(sku, 0) + await reserve(sku, count)
+        reserved = await reserve(sku, count)
+        items[sku] = items.get(sku, 0) + reserved
         return sum(items.values())
 
     @add.validator

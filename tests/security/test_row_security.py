@@ -272,3 +272,34 @@ def test_bulk_reaches_what_the_client_may_see(guarded: House) -> None:
         guarded.one("ann", step.replace("'cancel'", "'delete'"))
     assert refused.value.sqlstate == "42501"
     assert guarded.one("owner", step) == 1
+
+
+def test_what_others_published_is_not_there(guarded: House) -> None:
+    ids = {who: of(guarded, who, f"talk/{who}") for who in ("ann", "bob")}
+    for who, id in ids.items():
+        instance = guarded.one(who, "select @.find_instance(%s)", id)
+        guarded.rows(who, "select @.request_update(%s, 'add')", id)
+        guarded.rows("ada", "insert into @.states (instance_id, key, place, value) values (%s, 'k', 0, '1')", instance)
+        guarded.rows(
+            "ada",
+            "insert into @.stream_items (instance_id, position, writer, n, stream, item) values (%s, 0, 0, 0, 's', '1')",
+            instance,
+        )
+    for table in ("states", "updates", "stream_items"):
+        assert [guarded.one(who, f"select count(*) from @.{table}") for who in ("ann", "bob", "rex")] == [1, 1, 2], (
+            table
+        )
+    assert guarded.one("ann", "select @.state('talk/ann', 'k')") == 1
+    for call in (
+        "state(%s, 'k')", "request_update(%s, 'add')", "ask(%s, 'total', '[]', gen_random_uuid())",
+        "signal_with_start('w', '{}', id => %s, signal => 'go')",
+    ):  # fmt: skip
+        with pytest.raises(psycopg.Error) as refused:
+            guarded.rows("ann", f"select @.{call}", ids["bob"])
+        assert refused.value.sqlstate in ("PGD02", "PGD04"), call
+    # Whose question it was, the answer is: nobody else finds it by its key.
+    key = uuid.uuid4()
+    guarded.rows("bob", "select @.ask(%s, 'total', '[]', %s)", ids["bob"], key)
+    guarded.one("ada", "select @.answer_query(%s, '7', null)", key)
+    assert guarded.rows("ann", "select answer, gone from @.answers(%s)", [key]) == [(None, True)]
+    assert guarded.rows("bob", "select answer, gone from @.answers(%s)", [key]) == [("7", False)]
