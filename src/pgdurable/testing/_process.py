@@ -158,6 +158,8 @@ class Process:
             self.host.requests.claimed.add(row.id)
             return
         input, recorded = self._recorded(row)
+        if row.deadline is not None or row.parent is not None or row.labels is not None:
+            self.host.about[row.id] = (row.deadline, row.parent, row.labels)
         started: datetime = row.started_at or row.created_at
         await self.host.resume(
             row.id, row.key, definition, input, micros(started), recorded,
