@@ -481,12 +481,15 @@ def test_every_promise_is_planted_against() -> None:
 def test_what_a_worker_still_ran_after_it_was_taken_over_is_no_violation(good: Evidence) -> None:
     """Its writes can be forbidden, what it had begun cannot."""
     evidence = copy.deepcopy(good)
-    run = next(event for event in evidence.events if event["event"] == "run" and event["tag"] == "first")
-    instance = next(instance for instance in evidence.instances if instance.token == run["token"])
-    tenures = [tenure for tenure in evidence.tenures if tenure.instance_id == instance.id]
-    owner = tenures[0].owner
-    assert owner is not None
-    before = Tenure(-2, 1, "worker-9.1", 99, instance.id, None, 99, None, "running", "1")
+    # Of an instance that was its worker's from its first row.
+    run, tenures = next(
+        (event, tenures)
+        for event in evidence.events if event["event"] == "run" and event["tag"] == "first"
+        for instance in evidence.instances if instance.token == event["token"]
+        if (tenures := [one for one in evidence.tenures if one.instance_id == instance.id])[0].owner is not None
+    )  # fmt: skip
+    instance_id = tenures[0].instance_id
+    before = Tenure(-2, 1, "worker-9.1", 99, instance_id, None, 99, None, "running", "1")
     evidence.tenures = [before, *evidence.tenures]
     evidence.tenures[evidence.tenures.index(tenures[0])] = dataclasses.replace(tenures[0], old_owner=99)
     evidence.events.append({**run, "worker": 99})

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import uuid
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta, timezone
@@ -13,6 +14,7 @@ from typing import Any, Protocol
 
 from pgdurable._engine import kinds
 from pgdurable._engine import replay as engine_replay
+from pgdurable._engine.earlier import Earlier
 from pgdurable._engine.steps import replayed_answer
 from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
@@ -82,7 +84,7 @@ def replay(
     machine = AsyncMachine(*common) if definition.is_async else ThreadMachine(*common, idle.release)
     machine.replaying = True
     result = Replayed()
-    notes = engine_replay.Replayed({}, {})
+    notes = engine_replay.Replayed(defaultdict(Earlier), {})
 
     def settle() -> None:
         if not definition.is_async:

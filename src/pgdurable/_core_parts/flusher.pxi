@@ -21,8 +21,8 @@ cdef class Flusher:
 
     Args:
         statements: texts of sql/queries/flush.sql by name, for one schema.
-        aside_over: payloads of more bytes are kept in a table of their own, an object that says where stands in the row;
-            0: none are. `aside_tag`: told of the fate of such a write, which is that of its row.
+        aside_over: payloads of more bytes are kept in a table of their own, an object that says where stands in the
+            row; 0: none are. `aside_tag`: told of the fate of such a write, which is that of its row.
         copy_from: history or instance rows from which on a batch goes by COPY rather than as one pipeline; over a
             network later, where COPY has to pay for its further round trips. 1: always.
     """

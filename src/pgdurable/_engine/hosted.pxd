@@ -10,7 +10,8 @@ cdef class Hosted:
     cdef public Machine machine
     cdef public Py_ssize_t next_event, unacked, run
     cdef public dict steps
-    cdef public object consumed, deadline, holder, held, orderers, order_waiter, pending_deliveries, settled, when_settled
+    cdef public object consumed, deadline, holder, held, orderers, order_waiter
+    cdef public object pending_deliveries, settled, when_settled
     cdef public bint closed, releasing, missed, pausing
     cdef public double idle_since
     cdef object __weakref__
