@@ -15,7 +15,7 @@ begin
      where h.instance_id = source and h.event_id > 0 and h.event_id < place and h.kind not like 'undone %';
     -- What each key held there: what was published last before that place.
     insert into @extschema@.states (instance_id, key, run, place, value, set_at)
-    select distinct on (h.name) copy, h.name, 0, h.seq, h.payload, h.recorded_at
+    select distinct on (h.name) copy, h.name, 0, h.seq, @extschema@.whole(source, h.payload), h.recorded_at
       from @extschema@.history h
      where h.instance_id = source and h.event_id < place and h.kind = 'state'
      order by h.name, h.event_id desc;

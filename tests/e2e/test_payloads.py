@@ -184,6 +184,17 @@ async def test_a_fork_has_them_and_a_deleted_instance_leaves_none(ns: Namespace)
     assert ns.one("select @.result('copy')") == EXPECTED
 
 
+def test_a_fork_has_published_state_whole(ns: Namespace) -> None:
+    ((source, copy),) = ns.sql("select @.new_id(), @.new_id()")
+    ns.sql("insert into @.payloads (instance_id, hash, data) values (%s, 'h', '\"large\"')", source)
+    ns.sql(
+        "insert into @.history (instance_id, event_id, seq, kind, name, payload) values (%s, 1, 0, 'state', 'k', %s)",
+        source, json.dumps({"$pgdurable:aside": {"hash": "h", "size": 7}}),
+    )  # fmt: skip
+    ns.sql("select @.copy_history(%s, %s, 2)", source, copy)
+    assert ns.sql("select key, value from @.states where instance_id = %s", copy) == [("k", "large")]
+
+
 @pgd.workflow(name="payload_ever")
 async def for_ever(n: int, text: str) -> Any:
     await large(chr(ord("a") + n))
