@@ -21,6 +21,8 @@ declare
     start record;
     existing uuid;
     living uuid[];
+    latest uuid;
+    latest_at timestamptz;
 begin
     perform @extschema@.fence(worker);
     for plan in
@@ -37,6 +39,8 @@ begin
                for update skip locked;
             continue when not found;
             living := plan.keep;
+            latest := row_now.last_instance;
+            latest_at := row_now.last_at;
             for start in
                 select u.* from jsonb_to_recordset(plan.starts) as u (
                     id uuid, key text, tick timestamptz, input jsonb, labels jsonb)
@@ -53,8 +57,8 @@ begin
                             case when row_now.definition ? 'queue' or row_now.definition ? 'priority'
                                  then coalesce((row_now.definition ->> 'priority')::smallint, 0) end);
                     made := made + 1;
-                    row_now.last_instance := start.id;
-                    row_now.last_at := start.tick;
+                    latest := start.id;
+                    latest_at := start.tick;
                     living := living || start.id;
                 else
                     select k.instance_id into existing from @extschema@.instance_keys k where k.id = start.key;
@@ -68,7 +72,7 @@ begin
                set revision = s.revision + 1, tick_at = plan.tick_at, next_at = plan.next_at, buffered = plan.buffered,
                    requests = plan.requests, paused = s.paused or plan.note is not null,
                    note = coalesce(plan.note, s.note), running = living[greatest(cardinality(living) - 999, 1):],
-                   last_at = row_now.last_at, last_instance = row_now.last_instance, started = s.started + made,
+                   last_at = latest_at, last_instance = latest, started = s.started + made,
                    skipped = s.skipped + plan.skipped, missed = s.missed + plan.missed
              where s.name = plan.name;
         exception when others then

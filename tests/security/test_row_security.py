@@ -282,7 +282,8 @@ def test_what_others_published_is_not_there(guarded: House) -> None:
         guarded.rows("ada", "insert into @.states (instance_id, key, place, value) values (%s, 'k', 0, '1')", instance)
         guarded.rows(
             "ada",
-            "insert into @.stream_items (instance_id, position, writer, n, stream, item) values (%s, 0, 0, 0, 's', '1')",
+            "insert into @.stream_items (instance_id, position, writer, n, stream, item)"
+            " values (%s, 0, 0, 0, 's', '1')",
             instance,
         )
     for table in ("states", "updates", "stream_items"):
