@@ -2,6 +2,7 @@
 
 from asyncio import AbstractEventLoop
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any, Protocol, final
 
 class _Run(Protocol):
@@ -17,6 +18,8 @@ class _Run(Protocol):
 class Crew:
     def __init__(self, loop: AbstractEventLoop, after: Callable[[], None] | None = None) -> None: ...
     def add(self, run: _Run) -> None: ...
+
+current_attempt: ContextVar[Any]
 
 # A room inside, of no use from elsewhere.
 @final
