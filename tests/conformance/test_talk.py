@@ -113,3 +113,23 @@ async def test_a_stream_is_read_to_its_end(world: World) -> None:
     assert await handle.result(timeout=20) == "told"
     items = [item async for item in handle.stream("words", 2).items()]
     assert [item.value for item in items] == ["two", "packed three"]
+
+
+@pgd.step
+async def narrate(text: str) -> int:
+    words = pgd.stream("narration")
+    for word in text.split():
+        await words.write(word)
+    return len(text.split())
+
+
+@pgd.workflow(name="conformance.narrates")
+async def narrates() -> int:
+    return await narrate("one two three")
+
+
+@scenario
+async def test_a_step_streams_each_item_once_whatever_crashes(world: World) -> None:
+    handle = await world.start(narrates)
+    assert await handle.result(timeout=20) == 3
+    assert [word async for word in handle.stream("narration")] == ["one", "two", "three"]
