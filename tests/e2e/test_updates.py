@@ -394,3 +394,33 @@ def test_wrong_declarations_are_refused() -> None:
 
         @plain.update
         async def change(state: Any) -> None: ...
+
+
+async def test_an_instance_that_continues_as_new_loses_no_update(ns: Namespace) -> None:
+    @pgd.workflow(name="talk_again")
+    async def again(total: int) -> int:
+        busy = 0
+
+        @pgd.on_update
+        async def add(n: int) -> int:
+            nonlocal total, busy
+            busy += 1
+            got = await reserve("a", n)
+            total += got
+            busy -= 1
+            return total
+
+        if await pgd.wait_signal("next") == "end":
+            return total
+        await pgd.wait_until(lambda: not busy)  # what it passes on is what they leave
+        pgd.continue_as_new(total)
+
+    async with ns.engine(again) as engine:
+        h = await engine.start(again, 0)
+        asked = []
+        for _ in range(10):
+            asked += [asyncio.ensure_future(h.update("add", 1, timeout=20)) for _ in range(3)]
+            await h.signal("next")
+        assert max(await asyncio.gather(*asked)) == 30
+        await h.signal("next", "end")
+        assert await h.result(timeout=20) == 30
