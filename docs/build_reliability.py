@@ -86,6 +86,7 @@ PROMISES = {
     "the limits of a queue hold, whoever dies": (
         "a trigger counts who holds a slot whenever an instance gets an owner; the times of beginnings against the rate"
     ),
+    "an at_most_once step begins at most once": "executions in the file of a step that was recorded before it began",
     "each tick of a schedule starts one instance, whoever dies": (
         "the instances of a schedule of one second, tick by tick"
     ),

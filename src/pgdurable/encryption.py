@@ -195,7 +195,7 @@ def place_of(kind: str, seq: int | None, name: str | None, attempt: int | None) 
     if kind == "signal":
         return f"signal {name}"
     if kind == "update":
-        return f"update request {name}"
+        return f"request of update {name}"
     return f"attempt {seq} {attempt}" if kind == "attempt" else f"{kind} {seq}"
 
 

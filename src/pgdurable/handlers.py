@@ -66,7 +66,7 @@ class Handler(Generic[P, R]):
         if self.query:
             raise ValueError(f"query {self.name} has nothing to validate")
         if inspect.iscoroutinefunction(fn):
-            raise ValueError(f"update {self.name}: its validator is `def`: there is nothing it could await")
+            raise ValueError(f"the validator of update {self.name} is `def`: there is nothing it could await")
         self.check = fn
         return fn
 

@@ -49,7 +49,7 @@ def filled(engine: pgd.Engine, waiting: int) -> Any:
 
 
 def starts(ns: Namespace) -> list[int]:
-    return [n for (n,) in ns.sql("select (input ->> 'n')::int from @.instances order by id")]
+    return [n for (n,) in ns.sql("select (@.whole(id, input) ->> 'n')::int from @.instances order by id")]
 
 
 @pytest.mark.parametrize("size", [0, 2 * 1024 * 1024 // 3])

@@ -535,16 +535,6 @@ async def test_an_argument_of_another_type_is_refused_or_fails_the_instance_befo
         assert ns.history(h) == []
 
 
-async def test_a_workflow_called_in_a_workflow_says_what_to_do(ns: Namespace) -> None:
-    @pgd.workflow
-    async def calls() -> int:
-        return await healthy(1)
-
-    async with ns.engine(calls) as engine:
-        with pytest.raises(pgd.InstanceFailed, match="was called inside workflow code"):
-            await (await engine.start(calls)).result(timeout=20)
-
-
 async def test_options_that_make_no_sense_are_refused_at_once() -> None:
     for make in (
         lambda: pgd.Retry(max_attempts=0),

@@ -56,7 +56,7 @@ async def shields() -> str:
         return "shielded: " + await inner
 
 
-@pgd.workflow
+@pgd.workflow(name="cancelled_blocking")
 def blocking() -> str:
     try:
         pgd.sleep(600)

@@ -17,7 +17,7 @@ async def add(total: int, n: int) -> int:
     return total + n
 
 
-@pgd.workflow
+@pgd.workflow(name="counts_down")
 async def counts(left: int, total: int = 0) -> int:
     total = await add(total, left)
     if left > 1:

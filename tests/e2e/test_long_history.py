@@ -23,7 +23,7 @@ async def ticks(n: int) -> str:
     return await pgd.wait_signal("enough", type=str)
 
 
-@pytest.mark.parametrize(("rows", "warnings"), [(9_999, 0), (10_050, 1)])
+@pytest.mark.parametrize(("rows", "warnings"), [(9_990, 0), (10_050, 1)])
 async def test_a_long_history_is_warned_of_once(
     ns: Namespace, caplog: pytest.LogCaptureFixture, rows: int, warnings: int
 ) -> None:

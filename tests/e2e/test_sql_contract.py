@@ -22,7 +22,7 @@ async def price(sku: str, n: int = 1) -> int:
     return 100 * n
 
 
-@pgd.workflow
+@pgd.workflow(name="ordered")
 async def order(sku: str, n: int = 1) -> dict:
     total = await price(sku, n)
     return {"total": total, "by": (await pgd.wait_signal("approval"))["by"]}
@@ -47,7 +47,7 @@ async def test_the_printed_calls_in_the_default_schema(dsn: str) -> None:
         try:
             async with pgd.Engine(dsn, workflows=[order]):
                 (id,) = conn.execute(
-                    """select durable.start('order', '{"sku": "s", "n": 3}', id => 'o/1')"""
+                    """select durable.start('ordered', '{"sku": "s", "n": 3}', id => 'o/1')"""
                 ).fetchone()
                 assert id == "o/1"
                 conn.execute("""select durable.signal('o/1', 'approval', '{"by": "ann"}')""")
@@ -64,7 +64,7 @@ async def test_the_printed_calls_in_the_default_schema(dsn: str) -> None:
 async def test_without_an_id_start_gives_the_uuid(ns: Namespace, bare: Callable[..., Any]) -> None:
     async with ns.engine(order):
         for input in ('{"sku": "s"}', '["s"]', '["s", 1]'):
-            id = bare("start('order', %s::jsonb)", input)
+            id = bare("start('ordered', %s::jsonb)", input)
             assert bare("result(%s)", id) is None
             bare("signal(%s, 'approval', '{\"by\": \"bo\"}')", id)
             await until(lambda id=id: bare("status(%s)", id) == "completed", "the worker has run it")
@@ -72,8 +72,8 @@ async def test_without_an_id_start_gives_the_uuid(ns: Namespace, bare: Callable[
 
 
 async def test_the_same_id_again_starts_nothing(ns: Namespace, bare: Callable[..., Any]) -> None:
-    assert bare("""start('order', '{"sku": "s"}', id => 'o')""") == "o"
-    assert bare("""start('order', '{"sku": "t"}', id => 'o')""") == "o"
+    assert bare("""start('ordered', '{"sku": "s"}', id => 'o')""") == "o"
+    assert bare("""start('ordered', '{"sku": "t"}', id => 'o')""") == "o"
     assert ns.sql("select input from @.instances") == [({"sku": "s"},)]
     async with ns.engine(order) as engine:
         h = await engine.start(order, "u", id="o")
@@ -84,7 +84,7 @@ async def test_the_same_id_again_starts_nothing(ns: Namespace, bare: Callable[..
 async def test_start_and_signal_take_part_in_the_caller_s_transaction(ns: Namespace) -> None:
     async with ns.engine(order):
         with psycopg.connect(ns.dsn) as conn:
-            start = f"""select {ns.schema}.start('order', '{{"sku": "s"}}', id => 'o')"""
+            start = f"""select {ns.schema}.start('ordered', '{{"sku": "s"}}', id => 'o')"""
             conn.execute(start)
             conn.rollback()
             assert ns.one("select count(*) from @.instances") == 0
@@ -98,14 +98,14 @@ async def test_start_and_signal_take_part_in_the_caller_s_transaction(ns: Namesp
 
 async def test_refusals_have_their_own_sqlstates(ns: Namespace, bare: Callable[..., Any]) -> None:
     async with ns.engine(order):
-        bare("""start('order', '{"sku": "bad"}', id => 'bad')""")
+        bare("""start('ordered', '{"sku": "bad"}', id => 'bad')""")
         await until(lambda: bare("status('bad')") == "failed", "it has failed")
         bare("start('other', '{}', id => 'taken')")
         for state, call in {
             "result('bad')": "PGD06", "signal('bad', 'approval')": "PGD03", "status('nobody')": "PGD02",
-            "result('nobody')": "PGD02", "signal('nobody', 'x')": "PGD02", "start('order', id => 'taken')": "PGD04",
-            "start('order', '1')": "PGD05", "start('', '{}')": "PGD05", "start('order', '{}', id => '')": "PGD05",
-            "start('order', '{}', id => repeat('x', 513))": "PGD05", "signal('taken', '')": "PGD05",
+            "result('nobody')": "PGD02", "signal('nobody', 'x')": "PGD02", "start('ordered', id => 'taken')": "PGD04",
+            "start('ordered', '1')": "PGD05", "start('', '{}')": "PGD05", "start('ordered', '{}', id => '')": "PGD05",
+            "start('ordered', '{}', id => repeat('x', 513))": "PGD05", "signal('taken', '')": "PGD05",
         }.items():  # fmt: skip
             with pytest.raises(psycopg.Error) as error:
                 bare(state)
@@ -120,7 +120,7 @@ async def test_input_that_does_not_fit_fails_that_instance_alone(ns: Namespace, 
             '{"sku": 7}': "sku", '{"nonsense": 1, "sku": "s"}': "nonsense", "{}": "missing sku", "[1, 2, 3]": "order",
             '{"sku": null}': "sku",
         }  # fmt: skip
-        ids = {bare("start('order', %s::jsonb)", input): text for input, text in bad.items()}
+        ids = {bare("start('ordered', %s::jsonb)", input): text for input, text in bad.items()}
         good = await engine.start(order, "s")
         await good.signal("approval", {"by": "ann"})
         assert (await good.result(timeout=20))["by"] == "ann"
@@ -144,12 +144,12 @@ async def test_the_views_answer_in_sql(ns: Namespace, bare: Callable[..., Any]) 
         assert ns.sql("select name, status, attempt from @.steps where instance_id = %s order by event_id",
                       bad.instance_id) == [("price", "retried", 1), ("price", "failed", 2)]  # fmt: skip
         assert ns.sql("select id, workflow, type, message from @.failures") == [
-            (bad.instance_id, "order", "builtins.ValueError", "no such sku")
+            (bad.instance_id, "ordered", "builtins.ValueError", "no such sku")
         ]
         assert ns.sql("select id, worker from @.running") == [(good.instance_id, "the worker")]
         stats = "select workflow, due, later, awaiting_event, running from @.queue_stats order by workflow"
-        assert ns.sql(stats) == [("order", 0, 0, 0, 1), ("unknown", 1, 0, 0, 0)]
-        assert ns.sql("select name, version, kind from @.workflows") == [("order", "1", "python")]
+        assert ns.sql(stats) == [("ordered", 0, 0, 0, 1), ("unknown", 1, 0, 0, 0)]
+        assert ns.sql("select name, version, kind from @.workflows") == [("ordered", "1", "python")]
         assert ns.sql("select id from @.instance_keys order by id") == [("good",), ("nobody's",)]
         assert ns.sql("select * from @.timed_out") == []
     assert ns.sql("select state, owner is null from @.workers, @.instances where workflow = 'unknown'") == [
@@ -161,7 +161,7 @@ async def test_polling_alone_finds_work_that_nobody_announced(ns: Namespace) -> 
     # As behind a pooler: no notification arrives.
     async with ns.engine(order, poll_interval=0.05) as engine:
         id = ns.one("""select gen_random_uuid()""")
-        ns.sql("""insert into @.instances (id, workflow, input) values (%s, 'order', '{"sku": "s"}')""", id)
+        ns.sql("""insert into @.instances (id, workflow, input) values (%s, 'ordered', '{"sku": "s"}')""", id)
         h = await engine.get(id)
         await until(lambda: ns.history(h), "it runs")
         ns.sql("""insert into @.events (instance_id, kind, name, payload)
@@ -173,7 +173,7 @@ async def test_a_worker_is_told_at_once_of_what_sql_starts(ns: Namespace, bare: 
     # The next look by itself is an hour away.
     async with ns.engine(order, poll_interval=3600) as engine:
         for n in range(5):
-            id = bare("""start('order', '{"sku": "s"}', id => %s)""", f"o-{n}")
+            id = bare("""start('ordered', '{"sku": "s"}', id => %s)""", f"o-{n}")
             await until(lambda id=id: bare("status(%s)", id) == "running", "it runs")
             bare("signal(%s, 'approval', '{\"by\": \"x\"}')", id)
             assert await (await engine.get(id)).result(timeout=20) == {"total": 100, "by": "x"}

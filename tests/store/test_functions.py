@@ -534,4 +534,5 @@ def test_the_server_accepts_every_named_query(ns: Namespace, file: str) -> None:
         else:
             for n in range(1, text.count("%s") + 1):
                 text = text.replace("%s", f"${n}", 1)
-        ns.main.execute(f"prepare {name} as {text}".encode())
+        done = ns.main.pgconn.prepare(name.encode(), text.encode())  # a `call` is none of what PREPARE takes
+        assert done.status == psycopg.pq.ExecStatus.COMMAND_OK, f"{name}: {done.get_error_message()}"

@@ -56,7 +56,7 @@ class Talk(Topic):
         await self._admit()
         id = handle.instance_id
         if (encryption := self._database.encryption) is not None:
-            input = encryption.seal(id.bytes, f"update {name}", input)
+            input = encryption.seal(id.bytes, f"the update {name}", input)
         await self._database.rows("request_update", (str(id), name, input.decode(), key))
         wait = seconds(timeout)
         reply = await self._waited(

@@ -114,6 +114,7 @@ cdef class Batch:
     cdef Py_ssize_t counts[KINDS]
     cdef Py_ssize_t n_ops
     cdef Py_ssize_t n_events
+    cdef Py_ssize_t n_joined
     cdef public list tags
     cdef public bint again
 
@@ -292,6 +293,7 @@ cdef class Batch:
         rows.size = size
         self.n_ops += 1
         self.counts[kind] += 1
+        self.n_joined += joined
         if event_seq >= 0:
             self.n_events += 1
 

@@ -153,11 +153,14 @@ cdef class Flusher:
 
     @property
     def unanswered(self):
-        """(transitions, encoded bytes) in the filling and the flying batch."""
+        """(transitions, encoded bytes) in the filling and the flying batch; what is joined to another is none."""
         cdef Batch flying = self.flight.batch
         if flying is None:
-            return self.filling.n_ops, self.filling.nbytes
-        return self.filling.n_ops + flying.n_ops, self.filling.nbytes + flying.nbytes
+            return self.filling.n_ops - self.filling.n_joined, self.filling.nbytes
+        return (
+            self.filling.n_ops - self.filling.n_joined + flying.n_ops - flying.n_joined,
+            self.filling.nbytes + flying.nbytes,
+        )
 
     # -- connection ----------------------------------------------------------------------------------------
 

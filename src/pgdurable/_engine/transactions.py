@@ -51,6 +51,13 @@ __all__ = ["Transactions"]
 
 logger = logging.getLogger("pgdurable.steps")
 _VOIDED = object()
+# Written out, so that no SQL is put together.
+_BEGIN = {
+    None: "begin",
+    "read committed": "begin isolation level read committed",
+    "repeatable read": "begin isolation level repeatable read",
+    "serializable": "begin isolation level serializable",
+}
 # Of the checkpoint's parameters: uuid, three ints, a real, a smallint, two texts, a bigint. The id goes in binary.
 _TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 20]
 _FORMATS = [pq.Format.BINARY, *[pq.Format.TEXT] * 8]
@@ -367,8 +374,7 @@ class Transactions:
     def _begin_text(self, run: StepRun) -> str:
         # Written out: several commands in one message take no parameters.
         isolation = run.command.step.isolation
-        begin = "begin" if isolation is None else f"begin isolation level {isolation}"
-        return f"{begin}; " + self._fence.replace("%s", str(int(run.hosted.worker)))
+        return f"{_BEGIN[isolation]}; " + self._fence.replace("%s", str(int(run.hosted.worker)))
 
     def _payload(self, run: StepRun, value: Any) -> bytes:
         command = run.command

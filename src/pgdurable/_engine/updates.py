@@ -54,7 +54,7 @@ def take_event(hosted: Hosted, event: Event) -> None:
         return
     name = event.name or ""
     if (encryption := hosted.host.encryption) is not None:
-        opened = encryption.open(hosted.id, f"update {name}", bytes(request.input)) or b"[]"
+        opened = encryption.open(hosted.id, f"the update {name}", bytes(request.input)) or b"[]"
         request.input = msgspec.Raw(opened if isinstance(opened, bytes) else opened.encode())
     try:
         canonical(bytes(request.input))
