@@ -183,3 +183,17 @@ def test_the_sql_of_the_pages_runs(dsn: str, schema: str, monkeypatch: pytest.Mo
                 ran += 1
         conn.rollback()
     assert ran > 10
+
+
+# -- the table of capabilities ---------------------------------------------------------------------------------------
+
+
+def test_every_test_that_the_table_of_capabilities_names_is_there() -> None:
+    text = (ROOT / "docs" / "capabilities.md").read_text(encoding="utf-8")
+    sources = "\n".join(file.read_text(encoding="utf-8") for file in (ROOT / "tests").rglob("*.py"))
+    there = set(re.findall(r"def (test_\w+)", sources))
+    named = set(re.findall(r"`(test_[a-z0-9_]+)`", text))
+    assert len(named) > 50
+    assert named <= there, sorted(named - there)
+    paths = set(re.findall(r"`(tests/[\w/.]+)`", text))
+    assert [path for path in sorted(paths) if not (ROOT / path).exists()] == []
