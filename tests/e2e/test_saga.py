@@ -46,7 +46,7 @@ async def slow(name: str, seconds: float) -> str:
     return name
 
 
-@pgd.workflow
+@pgd.workflow(name="saga_books")
 async def books(ends: bool) -> str:
     async with pgd.saga() as s:
         await s.do(do, "hotel", undo=undo)
@@ -58,7 +58,7 @@ async def books(ends: bool) -> str:
     return "booked"
 
 
-@pgd.workflow
+@pgd.workflow(name="saga_books_blocking")
 def books_blocking() -> str:
     with pgd.saga() as s:
         s.do(do, "hotel", undo=undo)
@@ -66,7 +66,7 @@ def books_blocking() -> str:
     return "booked"
 
 
-@pgd.workflow
+@pgd.workflow(name="saga_cannot_undo")
 async def cannot_undo() -> None:
     async with pgd.saga() as s:
         await s.do(do, "first", undo=undo)
@@ -74,7 +74,7 @@ async def cannot_undo() -> None:
         raise RuntimeError("the reason")
 
 
-@pgd.workflow
+@pgd.workflow(name="saga_is_cancelled")
 async def is_cancelled(seconds: float) -> None:
     async with pgd.saga() as s:
         await s.do(do, "first", undo=undo)
@@ -82,7 +82,7 @@ async def is_cancelled(seconds: float) -> None:
         await s.do(slow, "third", 0.0, undo=undo)
 
 
-@pgd.workflow
+@pgd.workflow(name="saga_holds")
 async def holds(name: str) -> str:
     async with pgd.saga() as s:
         await s.do(do, name, undo=undo)

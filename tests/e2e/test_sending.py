@@ -11,25 +11,25 @@ import pgdurable as pgd
 from .namespace import Namespace
 
 
-@pgd.workflow
+@pgd.workflow(name="sending_hears")
 async def hears(n: int) -> list[Any]:
     return [await pgd.wait_signal("s") for _ in range(n)]
 
 
-@pgd.workflow
+@pgd.workflow(name="sending_sends")
 async def sends(id: str, n: int) -> str:
     for k in range(n):
         await pgd.signal(id, "s", k)
     return "sent"
 
 
-@pgd.workflow
+@pgd.workflow(name="sending_sends_blocking")
 def sends_blocking(id: str) -> str:
     pgd.signal(id, "s", "blocking")
     return "sent"
 
 
-@pgd.workflow
+@pgd.workflow(name="sending_to_nobody")
 async def to_nobody(id: str) -> str:
     try:
         await pgd.signal(id, "s")
@@ -38,7 +38,7 @@ async def to_nobody(id: str) -> str:
     return "?"
 
 
-@pgd.workflow
+@pgd.workflow(name="sending_steers")
 async def steers() -> list[Any]:
     one = await pgd.start_child(hears, 1)
     two = await pgd.start_child(hears, 1)
