@@ -19,28 +19,8 @@ declare
 begin
     ids := '{}';
     for name in
-        with recursive queues (queue) as (
-            select q.queue
-              from (select i.queue
-                      from @extschema@.instances i
-                     where i.owner is null and i.status in ('pending', 'waiting')
-                       and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                     order by i.queue
-                     limit 1) q
-            union all
-            select n.queue
-              from queues q
-             cross join lateral (
-                select i.queue
-                  from @extschema@.instances i
-                 where i.owner is null and i.status in ('pending', 'waiting')
-                   and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '') and i.queue > q.queue
-                 order by i.queue
-                 limit 1
-             ) n
-        )
         select q.queue
-          from queues q
+          from @extschema@.waiting_queues() as q (queue)
          where (listens is null or q.queue = any (listens))
            and not exists (select from @extschema@.queues s where s.name = q.queue and s.paused)
          order by random()

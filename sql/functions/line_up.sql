@@ -30,29 +30,8 @@ begin
                         where m.name = i.workflow and m.version = i.version)
            for update of i skip locked
      ) c;
-    with recursive queues (queue) as (
-        select q.queue
-          from (select i.queue
-                  from @extschema@.instances i
-                 where i.owner is null and i.status in ('pending', 'waiting')
-                   and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-                 order by i.queue
-                 limit 1) q
-        union all
-        select n.queue
-          from queues q
-         cross join lateral (
-            select i.queue
-              from @extschema@.instances i
-             where i.owner is null and i.status in ('pending', 'waiting')
-               and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-               and i.queue > q.queue
-             order by i.queue
-             limit 1
-         ) n
-    )
     select array_agg(d.id) into due
-      from queues q
+      from @extschema@.waiting_queues() as q (queue)
      cross join (select distinct u.name from unnest(names) as u (name)) n
      cross join lateral (
         select i.id
