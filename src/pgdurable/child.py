@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from asyncio import CancelledError
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar, cast
 
 from pgdurable._arguments import fingerprint
 from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Command, Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import encode
@@ -80,17 +80,11 @@ def call_child(machine: Machine, workflow: Workflow[Any, Any], args: Any, kwargs
     """A workflow called in workflow code: a child whose result is awaited."""
     if isinstance(machine, ThreadMachine):
         return machine.answer_of(_issue(machine, ChildCall(machine, workflow, args, kwargs, awaited=True)))
-    return _call(machine, workflow, args, kwargs)
+    return _call(cast(AsyncMachine, machine), workflow, args, kwargs)
 
 
-async def _call(machine: Machine, workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Any:
-    command = _issue(machine, ChildCall(machine, workflow, args, kwargs, awaited=True))
-    try:
-        return await command.future
-    except CancelledError:
-        if command.future.cancelled():
-            machine.cancel(command)
-        raise
+async def _call(machine: AsyncMachine, workflow: Workflow[Any, Any], args: Any, kwargs: Any) -> Any:
+    return await machine.answer_of(_issue(machine, ChildCall(machine, workflow, args, kwargs, awaited=True)))
 
 
 def _issue(machine: Machine, call: ChildCall) -> Command:

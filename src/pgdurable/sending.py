@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from asyncio import CancelledError
-from typing import Any
+from typing import Any, cast
 
 from pgdurable._arguments import fingerprint
 from pgdurable._runtime.current import current_machine
+from pgdurable._runtime.loop import AsyncMachine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
 from pgdurable.codec import encode
@@ -52,14 +52,8 @@ def send(machine: Machine, sending: Sending) -> Any:
     mark = fingerprint((sending.what, sending.target, sending.payload.decode()), {})
     if isinstance(machine, ThreadMachine):
         return machine.answer_of(machine.issue("send", sending.name or sending.what, mark, sending))
-    return _send(machine, sending, mark)
+    return _send(cast(AsyncMachine, machine), sending, mark)
 
 
-async def _send(machine: Machine, sending: Sending, mark: int) -> None:
-    command = machine.issue("send", sending.name or sending.what, mark, sending)
-    try:
-        await command.future
-    except CancelledError:
-        if command.future.cancelled():
-            machine.cancel(command)
-        raise
+async def _send(machine: AsyncMachine, sending: Sending, mark: int) -> None:
+    await machine.answer_of(machine.issue("send", sending.name or sending.what, mark, sending))

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pgdurable._engine.clock import micros
-from pgdurable._engine.events import Note, consume
+from pgdurable._engine.events import Note, consume, refuse
 from pgdurable._failure import decode_error, encode_error
 from pgdurable.codec import decode_stored, encode
 from pgdurable.errors import CodecError, InstanceFailed, InvalidId, PayloadSealed, PgDurableError
@@ -122,15 +122,7 @@ def _could_not_start(hosted: Hosted, command: Command, error: PgDurableError) ->
             f"{hosted.label}: child {call.name} cannot have the id {call.key!r}: another instance has it",
             hint="Choose an id that tells this parent apart, such as one that contains its own id.",
         )
-    data = encode_error(refusal)
-    failure = decode_error(data, step=call.name, attempt=1)
-
-    def told(at_us: int) -> None:
-        hosted.deliver(lambda: _fail(hosted, command, failure, at_us))
-
-    hosted.record(
-        "child", Note(hosted, "child", told), seq=command.seq, name=call.name, mark=command.fingerprint, error=data
-    )
+    refuse(hosted, command, refusal, lambda failure, at_us: _fail(hosted, command, failure, at_us))
 
 
 def _fail(hosted: Hosted, command: Command, failure: BaseException, at_us: int) -> None:

@@ -7,13 +7,15 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._engine import probes
+from pgdurable._failure import decode_error, encode_error
 
 if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
     from pgdurable._engine.kinds import Event
+    from pgdurable._runtime.machine import Command
     from pgdurable.errors import PgDurableError
 
-__all__ = ["Note", "consume"]
+__all__ = ["Note", "consume", "refuse"]
 
 logger = logging.getLogger("pgdurable.engine")
 
@@ -57,6 +59,20 @@ class Note:
         else:
             logger.error("%s: %s could not be recorded: %s", hosted.label, self.what, error)
         hosted.advance_order()
+
+
+def refuse(hosted: Hosted, command: Command, error: PgDurableError, fail: Callable[[BaseException, int], None]) -> None:
+    """Records that a command could not be carried out, and calls `fail` with the error and its time once committed."""
+    data = encode_error(error)
+    failure = decode_error(data, step=command.name or "", attempt=1)
+
+    def told(at_us: int) -> None:
+        hosted.deliver(lambda: fail(failure, at_us))
+
+    hosted.record(
+        command.kind, Note(hosted, command.kind, told), seq=command.seq, name=command.name, mark=command.fingerprint,
+        error=data,
+    )  # fmt: skip
 
 
 def consume(hosted: Hosted, event: Event, kind: str, deliver: Callable[[int], None], **row: Any) -> None:

@@ -18,10 +18,11 @@ from uuid import UUID
 from pgdurable._engine import deadlines, kinds, probes
 from pgdurable._engine._crew import Crew
 from pgdurable._engine.continuing import run_of
+from pgdurable._engine.events import consume
 from pgdurable._engine.hosted import About, Hosted
 from pgdurable._engine.journal import Journal
 from pgdurable._engine.parking import Parking
-from pgdurable._engine.records import ReleaseRecord, SignalRecord, StartRecord, TimerRecord
+from pgdurable._engine.records import ReleaseRecord, StartRecord, TimerRecord
 from pgdurable._engine.replay import replay, undone_by_retry
 from pgdurable._engine.requests import Requests
 from pgdurable._engine.retries import is_asked_for
@@ -294,15 +295,19 @@ class Host:
             hosted.consumed = set()
         if seq in hosted.consumed:
             return
-        if kind != "signal":
-            if kind in kinds.EVENTS:
-                kinds.EVENTS[kind](hosted, kinds.Event(seq, kind, name, payload, sent_at))
-            return
+        event = kinds.Event(seq, kind, name, payload, sent_at)
+        if kind == "signal":
+            self._take_signal(hosted, event)
+        elif kind in kinds.EVENTS:
+            kinds.EVENTS[kind](hosted, event)
+
+    def _take_signal(self, hosted: Hosted, event: kinds.Event) -> None:
+        name = event.name
         if name is None:
             return
-        data = (payload if payload is not None else "null").encode()
+        data = (event.payload if event.payload is not None else "null").encode()
         try:
-            opened = data if self.encryption is None else self.encryption.open(id, f"signal {name}", data)
+            opened = data if self.encryption is None else self.encryption.open(hosted.id, f"signal {name}", data)
             value = decode_stored(opened or data, what=f"signal {name!r}")
         except PgDurableError as error:
             # Sealed, or nothing that could be decoded. It stays in the queue, and comes again when the instance does.
@@ -310,13 +315,9 @@ class Host:
             logger.error("%s", error)
             self.release(hosted, "paused", error=encode_error(error))
             return
-        hosted.consumed.add(seq)
-        self.parking.busy(hosted)
-        record = SignalRecord(hosted, name, value, seq)
-        event_id = hosted.record("signal", record, name=name, payload=data, event_seq=seq)
-        self.consuming[seq] = (sent_at, id, event_id)
-        if probes.armed:
-            probes.reach("signal.recorded")
+        consume(
+            hosted, event, "signal", lambda at_us: hosted.machine.signal(name, value, at_us), name=name, payload=data
+        )
 
     # -- ending ----------------------------------------------------------------------------------------------------
 

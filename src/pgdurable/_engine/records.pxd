@@ -12,10 +12,6 @@ cdef class TimerRecord:
     cdef public Hosted hosted
     cdef public Py_ssize_t seq
 
-cdef class SignalRecord:
-    cdef public Hosted hosted
-    cdef public object name, payload, seq
-
 cdef class ReleaseRecord:
     cdef public Hosted hosted
     cdef public object status, outcome

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from pgdurable._engine.hosted import Hosted
     from pgdurable.workflow import Workflow
 
-__all__ = ["ReleaseRecord", "SignalRecord", "StartRecord", "TimerRecord"]
+__all__ = ["ReleaseRecord", "StartRecord", "TimerRecord"]
 
 logger = logging.getLogger("pgdurable.engine")
 
@@ -73,33 +73,6 @@ class TimerRecord:
 
     def refused(self, error: PgDurableError) -> None:
         logger.error("%s: a fired timer could not be recorded: %s", self.hosted.label, error)
-        self.hosted.unacked -= 1
-        self.hosted.advance_order()
-
-
-class SignalRecord:
-    """The journal's tag for a signal moved from the event queue to history."""
-
-    __slots__ = ("hosted", "name", "payload", "seq")
-
-    def __init__(self, hosted: Hosted, name: str, payload: Any, seq: int) -> None:
-        self.hosted = hosted
-        self.name = name
-        self.payload = payload
-        self.seq = seq
-
-    def committed(self, at_us: int) -> None:
-        if probes.armed:
-            probes.reach("signal.committed")
-        hosted = self.hosted
-        hosted.host.consuming.pop(self.seq, None)
-        hosted.unacked -= 1
-        hosted.deliver(lambda: hosted.machine.signal(self.name, self.payload, at_us))
-        hosted.advance_order()
-
-    def refused(self, error: PgDurableError) -> None:
-        logger.error("%s: signal %r could not be recorded: %s", self.hosted.label, self.name, error)
-        self.hosted.host.consuming.pop(self.seq, None)
         self.hosted.unacked -= 1
         self.hosted.advance_order()
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pgdurable._engine.clock import micros
-from pgdurable._engine.events import Note
-from pgdurable._failure import decode_error, encode_error
+from pgdurable._engine.events import Note, refuse
+from pgdurable._failure import decode_error
 from pgdurable.errors import PgDurableError
 
 if TYPE_CHECKING:
@@ -66,15 +66,11 @@ class Kind:
 
 def _refuse(hosted: Hosted, command: Command, error: PgDurableError) -> None:
     sending: Sending = command.step
-    data = encode_error(PgDurableError(f"{hosted.label}: {sending.what} to {sending.target!r}: {error.message}"))
-    failure = decode_error(data, step=command.name or "", attempt=1)
-
-    def told(at_us: int) -> None:
-        hosted.deliver(lambda: hosted.machine.answer(command.seq, None, failure, at_us))
-
-    hosted.record(
-        "send", Note(hosted, "send", told), seq=command.seq, name=command.name, mark=command.fingerprint, error=data
-    )
+    refuse(
+        hosted, command,
+        PgDurableError(f"{hosted.label}: {sending.what} to {sending.target!r}: {error.message}"),
+        lambda failure, at_us: hosted.machine.answer(command.seq, None, failure, at_us),
+    )  # fmt: skip
 
 
 def replay_row(hosted: Hosted, row: Row, replayed: Replayed) -> None:

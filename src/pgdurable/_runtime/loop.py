@@ -295,6 +295,15 @@ class AsyncMachine(Machine):
     def new_future(self) -> Future[Any]:
         return Future(loop=self.loop)
 
+    async def answer_of(self, command: Command) -> Any:
+        """A command's answer; one that is not waited for any more is given up."""
+        try:
+            return await command.future
+        except asyncio.CancelledError:
+            if command.future.cancelled():
+                self.cancel(command)
+            raise
+
     def cancel_code(self) -> None:
         if self._main is not None:
             # From within the loop, as any other callback: cancelling wakes whatever the task waits for.
