@@ -78,64 +78,52 @@ _WORDS = {
 }
 
 
-def cancel(
-    ctx: typer.Context,
-    ids: Ids = None,
-    workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
-    label: Label = None, error: Error = None, older: Older = None, newer: Newer = None, everything: Everything = False,
-    reason: Reason = None, yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
-) -> None:  # fmt: skip
-    """Ask instances to end: their code may clean up."""
-    fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
-    _operate(target(ctx, dsn, schema), "cancel", ids, fits, yes, dry_run, reason=reason)
+def _with_reason(operation: str, help: str) -> Callable[..., None]:
+    """The command of an operation that takes a reason."""
+
+    def command(
+        ctx: typer.Context,
+        ids: Ids = None,
+        workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
+        label: Label = None, error: Error = None, older: Older = None, newer: Newer = None,
+        everything: Everything = False,
+        reason: Reason = None, yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
+    ) -> None:  # fmt: skip
+        fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
+        _operate(target(ctx, dsn, schema), operation, ids, fits, yes, dry_run, reason=reason)
+
+    return _named(command, operation, help)
 
 
-def terminate(
-    ctx: typer.Context,
-    ids: Ids = None,
-    workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
-    label: Label = None, error: Error = None, older: Older = None, newer: Newer = None, everything: Everything = False,
-    reason: Reason = None, yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
-) -> None:  # fmt: skip
-    """End instances where they stand, without clean-up."""
-    fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
-    _operate(target(ctx, dsn, schema), "terminate", ids, fits, yes, dry_run, reason=reason)
+def _plain(operation: str, help: str) -> Callable[..., None]:
+    """The command of an operation that takes nothing but what it is to act on."""
+
+    def command(
+        ctx: typer.Context,
+        ids: Ids = None,
+        workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
+        label: Label = None, error: Error = None, older: Older = None, newer: Newer = None,
+        everything: Everything = False,
+        yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
+    ) -> None:  # fmt: skip
+        fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
+        _operate(target(ctx, dsn, schema), operation, ids, fits, yes, dry_run)
+
+    return _named(command, operation, help)
 
 
-def pause(
-    ctx: typer.Context,
-    ids: Ids = None,
-    workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
-    label: Label = None, error: Error = None, older: Older = None, newer: Newer = None, everything: Everything = False,
-    yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
-) -> None:  # fmt: skip
-    """Let instances stand still: steps that run are finished, nothing more begins."""
-    fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
-    _operate(target(ctx, dsn, schema), "pause", ids, fits, yes, dry_run)
+def _named(command: Callable[..., None], name: str, help: str) -> Callable[..., None]:
+    command.__name__, command.__doc__ = name, help
+    return command
 
 
-def resume(
-    ctx: typer.Context,
-    ids: Ids = None,
-    workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
-    label: Label = None, error: Error = None, older: Older = None, newer: Newer = None, everything: Everything = False,
-    yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
-) -> None:  # fmt: skip
-    """Let paused instances go on."""
-    fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
-    _operate(target(ctx, dsn, schema), "resume", ids, fits, yes, dry_run)
-
-
-def retry(
-    ctx: typer.Context,
-    ids: Ids = None,
-    workflow: Workflow = None, status: State = None, version: Version = None, queue: Queue = None,
-    label: Label = None, error: Error = None, older: Older = None, newer: Newer = None, everything: Everything = False,
-    yes: Yes = False, dry_run: DryRun = False, dsn: Dsn = None, schema: Schema = None,
-) -> None:  # fmt: skip
-    """Let failed or timed-out instances go on from the failed step; paused and quarantined ones, too."""
-    fits = _filter(workflow, status, version, queue, label, error, older, newer, everything)
-    _operate(target(ctx, dsn, schema), "retry", ids, fits, yes, dry_run)
+cancel = _with_reason("cancel", "Ask instances to end: their code may clean up.")
+terminate = _with_reason("terminate", "End instances where they stand, without clean-up.")
+pause = _plain("pause", "Let instances stand still: steps that run are finished, nothing more begins.")
+resume = _plain("resume", "Let paused instances go on.")
+retry = _plain(
+    "retry", "Let failed or timed-out instances go on from the failed step; paused and quarantined ones, too."
+)
 
 
 def fork(
