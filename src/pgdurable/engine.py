@@ -12,6 +12,7 @@ from typing import Any
 
 import psycopg
 
+from pgdurable._engine import collector
 from pgdurable._engine.bulk import batches
 from pgdurable._engine.busy_wait import MOST_S
 from pgdurable._engine.database import PATIENCE_S
@@ -40,6 +41,10 @@ MAX_BACKLOG = 20_000
 
 class Engine(Client):
     """Runs workflows and is a client too. Use it as ``async with Engine(dsn) as engine``.
+
+    While an engine is open, Python's garbage collector looks through new objects after every 50,000 instead of 700
+    (`gc.set_threshold`), unless the process has set a threshold of its own: with thousands of instances in memory it
+    would take most of the time.
 
     Leaving the block stops it: running steps finish and are checkpointed, what is unfinished is free for other
     workers at once. Killed instead, its instances go on elsewhere by themselves.
@@ -170,6 +175,7 @@ class Engine(Client):
         try:
             self._worker = await Worker.join(self._database, self._registry, self._settings, self._outcomes)
             self._worker.host.on_reply = self._replies.tell
+            collector.ease()
         except BaseException:
             await super().close()
             raise
@@ -204,6 +210,7 @@ class Engine(Client):
             drained = await worker.stop(seconds(drain), self._closed)
         finally:
             self._worker = None
+            collector.restore()
             stopped, self._stopped = self._stopped, None
             stopped.set_result(drained)
         return drained

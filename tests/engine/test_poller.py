@@ -225,3 +225,43 @@ async def test_after_a_short_look_the_next_may_follow_at_once(
             handle = await engine.start(WORKFLOW)
             await handle.signal("go", n)
             assert await handle.result(timeout=10) == str(n)
+
+
+async def test_what_it_may_not_know_of_is_not_asked_for_at_every_hint(
+    dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Under load some start is always under way, which looks like a stray for a moment."""
+    async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], migrate=True, poll_interval=3600) as engine:
+        worker = engine._worker
+        assert worker is not None
+        poller, asked = worker.poller, 0
+        row = f"insert into {schema}.instances (id, workflow, version, status, owner, input) values"
+        with psycopg.connect(dsn, autocommit=True) as other:
+            other.execute(f"{row} (gen_random_uuid(), 'nobody_has_it', '1', 'running', {worker.host.worker}, '[]')")
+        take_up = poller._take_up_strays
+
+        def count(conn: Any) -> Any:
+            execute = conn.execute
+
+            async def counted(query: Any, *args: Any, **more: Any) -> Any:
+                nonlocal asked
+                asked += query is poller._sql["owned"]
+                return await execute(query, *args, **more)
+
+            return counted
+
+        async def watched(conn: Any, number: int) -> None:
+            conn.execute = count(conn)
+            try:
+                await take_up(conn, number)
+            finally:
+                del conn.execute
+
+        monkeypatch.setattr(poller, "_take_up_strays", watched)
+        poller.doubt()
+        await until(lambda: poller._strays is not None, "the row that it does not know is noticed")
+        for _ in range(20):
+            polls = poller.polls
+            poller.hint()
+            await until(lambda polls=polls: poller.polls > polls, "it has looked")
+        assert asked == 1

@@ -374,6 +374,8 @@ class Poller:
         What is not here now may be a start under way, so only what is still not here some time later counts.
         """
         host = self._host
+        if self._strays is not None and time.monotonic() - self._strays[0] < _STRAY_AFTER_S:
+            return  # under load there are always starts under way: not to be asked at every hint for all it holds
         if self._unsure and self._strays is None:
             self._doubt_until = time.monotonic() + _DOUBT_S
         cursor = await conn.execute(self._sql["owned"], (worker,))
