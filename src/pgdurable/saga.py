@@ -22,6 +22,7 @@ class Saga:
 
     def __init__(self) -> None:
         self._undo: list[tuple[str, Callable[[], Any]]] = []
+        self._running: set[asyncio.Future[Any]] = set()
         self._label: object = ""
 
     def do(
@@ -32,15 +33,20 @@ class Saga:
         Args:
             undo: called with the action's result, should the block fail later: a step, a child workflow, or a function
                 that calls some. It is only remembered once the action has succeeded. A request to cancel that comes
-                while the action runs waits for its end, so that it is undone too.
+                while the action runs waits for its end, and so does a block that fails beside it: it is undone too.
 
         Await it in an async workflow; in a `def` workflow it blocks. Gives the action's result.
         """
-        if isinstance(current_machine(), ThreadMachine):
+        machine = current_machine()
+        if not isinstance(machine, ThreadMachine):
+            return self._do(action, args, kwargs, undo)
+        if undo is None:
+            return action(*args, **kwargs)
+        with machine.shielded():
             result = action(*args, **kwargs)
-            self.on_failure(undo, result) if undo is not None else None
-            return result
-        return self._do(action, args, kwargs, undo)
+            self.on_failure(undo, result)
+        machine.meet_cancellation()
+        return result
 
     def on_failure(self, undo: Callable[..., Any], /, *args: Any, **kwargs: Any) -> None:
         """Remembers a compensation by itself: it is called with these arguments should the block fail."""
@@ -50,16 +56,20 @@ class Saga:
     async def _do(self, action: Callable[..., Any], args: Any, kwargs: Any, undo: Callable[..., Any] | None) -> Any:
         if undo is None:
             return await _result(action(*args, **kwargs))
-        running = asyncio.ensure_future(_result(action(*args, **kwargs)))
+        running = asyncio.ensure_future(self._done(action, args, kwargs, undo))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
         try:
-            result = await asyncio.shield(running)
+            return await asyncio.shield(running)
         except asyncio.CancelledError:
             if running.cancelled():
                 raise
             # What it has done is to be undone: so its end is waited for. Failed, there is nothing to undo.
-            result = await running
-            self.on_failure(undo, result)
+            await running
             raise
+
+    async def _done(self, action: Callable[..., Any], args: Any, kwargs: Any, undo: Callable[..., Any]) -> Any:
+        result = await _result(action(*args, **kwargs))
         self.on_failure(undo, result)
         return result
 
@@ -82,13 +92,17 @@ class Saga:
         if not _failed(error):
             return
         failures: list[tuple[str, BaseException]] = []
-        while self._undo:
-            name, call = self._undo.pop()
-            try:
-                call()
-            except Exception as failure:
-                failures.append((name, failure))
+        machine = current_machine()
+        assert isinstance(machine, ThreadMachine)
+        with machine.shielded():
+            while self._undo:
+                name, call = self._undo.pop()
+                try:
+                    call()
+                except Exception as failure:
+                    failures.append((name, failure))
         self._judge(failures, error)
+        machine.meet_cancellation()
 
     async def __aenter__(self) -> Saga:
         return self._enter()
@@ -98,14 +112,31 @@ class Saga:
     ) -> None:
         if not _failed(error):
             return
+        # A request to cancel that comes meanwhile waits for its end: half undone is what a saga is there to prevent.
+        undoing = asyncio.ensure_future(self._undo_all())
+        cancelled: asyncio.CancelledError | None = None
+        while not undoing.done():
+            try:
+                await asyncio.shield(undoing)
+            except asyncio.CancelledError as asked:
+                if undoing.cancelled():
+                    raise
+                cancelled = asked
+        self._judge(undoing.result(), error)
+        if cancelled is not None:
+            raise cancelled
+
+    async def _undo_all(self) -> list[tuple[str, BaseException]]:
         failures: list[tuple[str, BaseException]] = []
+        while self._running:  # begun beside what failed, as in a gather
+            await asyncio.wait(self._running)
         while self._undo:
             name, call = self._undo.pop()
             try:
                 await _result(call())
             except Exception as failure:
                 failures.append((name, failure))
-        self._judge(failures, error)
+        return failures
 
     def _judge(self, failures: list[tuple[str, BaseException]], error: BaseException | None) -> None:
         if failures:

@@ -82,6 +82,51 @@ async def is_cancelled(seconds: float) -> None:
         await s.do(slow, "third", 0.0, undo=undo)
 
 
+@pgd.workflow(name="saga_side_by_side")
+async def side_by_side() -> None:
+    async with pgd.saga() as s:
+        await asyncio.gather(s.do(slow, "van", 0.3, undo=undo), s.do(fail, "car", undo=undo))
+
+
+@pgd.step
+async def slow_undo(result: str) -> None:
+    DONE.append(f"begin undo {result}")
+    await asyncio.sleep(0.5)
+    DONE.append(f"undo {result}")
+
+
+@pgd.workflow(name="saga_cancelled_late")
+async def cancelled_late() -> str:
+    try:
+        async with pgd.saga() as s:
+            await s.do(do, "hotel", undo=undo)
+            await s.do(do, "flight", undo=slow_undo)
+            await s.do(fail, "car")
+    except ValueError:
+        return "went on in spite of the request"
+    return "booked"
+
+
+@pgd.workflow(name="saga_cancelled_late_blocking")
+def cancelled_late_blocking() -> str:
+    try:
+        with pgd.saga() as s:
+            s.do(do, "hotel", undo=undo)
+            s.do(do, "flight", undo=slow_undo)
+            s.do(fail, "car")
+    except ValueError:
+        return "went on in spite of the request"
+    return "booked"
+
+
+@pgd.workflow(name="saga_is_cancelled_blocking")
+def is_cancelled_blocking() -> None:
+    with pgd.saga() as s:
+        s.do(do, "first", undo=undo)
+        s.do(slow, "second", 0.5, undo=undo)
+        s.do(slow, "third", 0.0, undo=undo)
+
+
 @pgd.workflow(name="saga_holds")
 async def holds(name: str) -> str:
     async with pgd.saga() as s:
@@ -91,7 +136,10 @@ async def holds(name: str) -> str:
     return ""
 
 
-ALL = (books, books_blocking, cannot_undo, is_cancelled, holds)
+ALL = (
+    books, books_blocking, cannot_undo, is_cancelled, is_cancelled_blocking, holds, side_by_side, cancelled_late,
+    cancelled_late_blocking,
+)  # fmt: skip
 
 
 @pytest.fixture(autouse=True)
@@ -132,13 +180,30 @@ async def test_one_that_cannot_be_undone_does_not_keep_the_others(ns: Namespace)
     assert DONE == ["do first", "do second", "undo the first"]
 
 
-async def test_cancelled_in_an_action_its_end_is_waited_for_and_undone(ns: Namespace) -> None:
+@pytest.mark.parametrize("workflow", [is_cancelled, is_cancelled_blocking])
+async def test_cancelled_in_an_action_its_end_is_waited_for_and_undone(ns: Namespace, workflow: Any) -> None:
     async with ns.engine(*ALL) as engine:
-        h = await engine.start(is_cancelled, 0.5)
+        h = await engine.start(workflow, *([0.5] if workflow is is_cancelled else []))
         await until(lambda: "begin second" in DONE, "it runs")
         ns.sql("select @.request_cancel(%s)", h.instance_id)
         assert (await failed(h)).status == "cancelled"
     assert DONE == ["do first", "begin second", "end second", "undo second", "undo the first"]
+
+
+async def test_what_runs_beside_the_one_that_failed_is_undone_too(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        assert "no car" in str(await failed(await engine.start(side_by_side)))
+    assert DONE == ["begin van", "end van", "undo van"]
+
+
+@pytest.mark.parametrize("workflow", [cancelled_late, cancelled_late_blocking])
+async def test_cancelled_while_it_undoes_it_undoes_all_and_is_cancelled_then(ns: Namespace, workflow: Any) -> None:
+    async with ns.engine(*ALL) as engine:
+        h = await engine.start(workflow)
+        await until(lambda: "begin undo the flight" in DONE, "it undoes")
+        ns.sql("select @.request_cancel(%s)", h.instance_id)
+        assert (await failed(h)).status == "cancelled"
+    assert DONE[2:] == ["begin undo the flight", "undo the flight", "undo the hotel"]
 
 
 async def test_after_a_crash_another_worker_undoes(ns: Namespace) -> None:

@@ -10,7 +10,8 @@ from __future__ import annotations
 import logging
 import threading
 from asyncio import CancelledError
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -105,6 +106,7 @@ class ThreadMachine(Machine):
         self._again = False
         self._ended: tuple[str, Any] | None = None
         self._cancel_now = False
+        self._shields = 0
 
     def start(self) -> None:
         self.busy = True
@@ -157,10 +159,24 @@ class ThreadMachine(Machine):
             fiber.turn.acquire()
         if self.dropped:
             self.raise_dropped()
-        if self._cancel_now and fiber is self._main:
+        self.meet_cancellation()
+
+    def meet_cancellation(self) -> None:
+        """Raises CancelledError in the workflow's own code if a request to cancel has come that it has not met yet."""
+        if self._cancel_now and not self._shields and _mine.fiber is self._main:
             self._cancel_now = False
             self.got_on()
             raise CancelledError(*(() if self.cancel_reason is None else (self.cancel_reason,)))
+
+    @contextmanager
+    def shielded(self) -> Iterator[None]:
+        """Within it the workflow's own code meets no request to cancel: one that comes is kept until it waits again."""
+        own = _mine.fiber is self._main  # handlers are not asked to cancel anyway
+        self._shields += own
+        try:
+            yield
+        finally:
+            self._shields -= own
 
     def got_on(self) -> None:
         """Code has done something that other code of the instance may wait for."""
