@@ -15,6 +15,8 @@ begin
      where k.id = any (array(
         select o.id from unnest(ids) as u (id)
          cross join lateral (select s.id from @extschema@.instance_keys s where s.instance_id = u.id offset 0) o));
+    delete from @extschema@.sql_runs r where r.instance_id = any (ids);
+    delete from @extschema@.tasks t where t.instance_id = any (ids);
     perform @extschema@.sweep_talk(ids);
     delete from @extschema@.instances i where i.id = any (ids);
 end

@@ -11,7 +11,8 @@ grant select on
     @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
     @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
     @extschema@.payloads,
-    @extschema@.settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items
+    @extschema@.settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items,
+    @extschema@.sql_runs, @extschema@.tasks
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
@@ -55,10 +56,11 @@ grant select, insert, update, delete on @extschema@.fences to @worker@;
 grant insert, update on @extschema@.states, @extschema@.updates, @extschema@.stream_items to @worker@;
 grant insert, delete on @extschema@.queue_starts to @worker@;
 grant select, insert, update, delete on @extschema@.attempts, @extschema@.step_turns to @worker@;
-grant update (policies) on @extschema@.workflows to @worker@;
+grant select, insert, update, delete on @extschema@.sql_runs, @extschema@.tasks to @worker@;
+grant update (policies, definition, program, defined_at) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;
-grant execute on procedure @extschema@.apply_writes to @worker@;
+grant execute on procedure @extschema@.apply_writes, @extschema@.work to @worker@;
 
 grant all on all tables in schema @extschema@ to @admin@;
 grant execute on all routines in schema @extschema@ to @admin@;

@@ -60,3 +60,15 @@ create policy pgdurable_all on @extschema@.payloads to @worker@, @admin@ using (
 create policy pgdurable_read on @extschema@.payloads for select to @reader@ using (true);
 create policy pgdurable_own on @extschema@.payloads for select to @client@
     using (exists (select from @extschema@.instances i where i.id = payloads.instance_id));
+
+alter table @extschema@.sql_runs enable row level security;
+create policy pgdurable_all on @extschema@.sql_runs to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.sql_runs for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.sql_runs for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = sql_runs.instance_id));
+
+alter table @extschema@.tasks enable row level security;
+create policy pgdurable_all on @extschema@.tasks to @worker@, @admin@ using (true) with check (true);
+create policy pgdurable_read on @extschema@.tasks for select to @reader@ using (true);
+create policy pgdurable_own on @extschema@.tasks for select to @client@
+    using (exists (select from @extschema@.instances i where i.id = tasks.instance_id));

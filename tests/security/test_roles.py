@@ -43,6 +43,8 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
     "queue_starts": (set(), READ | {"insert", "delete"}),
     "attempts": (READ, READ | {"insert", "update", "delete"}),
     "step_turns": (READ, READ | {"insert", "update", "delete"}),
+    "sql_runs": (READ, READ | {"insert", "update", "delete"}),
+    "tasks": (READ, READ | {"insert", "update", "delete"}),
 }
 READING = set(
     "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state"
