@@ -25,7 +25,8 @@ grant select on @extschema@.attempts, @extschema@.step_turns to @reader@, @clien
 grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
-    @extschema@.id_at, @extschema@.id_time, @extschema@.state, @extschema@.whole
+    @extschema@.id_at, @extschema@.id_time, @extschema@.state, @extschema@.whole,
+    @extschema@.cron_next, @extschema@.cron_day, @extschema@.cron_set, @extschema@.wall_time
     to @reader@, @client@;
 
 -- What doctor asks.
