@@ -116,21 +116,6 @@ class Load:
         return len(self._tasks)
 
 
-async def peak(engine: pgd.Engine, seconds: float, callers: int = 300) -> float:
-    """Steps a second of the mix, when so many callers each await an end before they start the next."""
-    chance = random.Random(2)
-    end = time.perf_counter() + seconds
-
-    async def call() -> None:
-        while time.perf_counter() < end:
-            (kind,) = chance.choices(["soak_plain", "soak_transfer"], [MIX["soak_plain"], MIX["soak_transfer"]])
-            await (await engine.start(kind, 1)).result()
-
-    before, began = engine.metrics()["steps_done"], time.perf_counter()
-    await asyncio.gather(*(call() for _ in range(callers)))
-    return (engine.metrics()["steps_done"] - before) / (time.perf_counter() - began)
-
-
 def process() -> dict[str, float]:
     """Of this process: resident bytes, open descriptors, threads."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
@@ -150,9 +135,6 @@ async def main(dsn: str, schema: str, options: dict[str, Any]) -> None:
     ended = loop.create_task(asked.read())
     ended.add_done_callback(lambda _: over.set())
     async with pgd.Engine(dsn, schema=schema, workflows=WORKFLOWS) as engine:
-        if seconds := options.get("peak"):
-            print(json.dumps({"peak": await peak(engine, seconds)}), flush=True)
-            return
         load = Load(engine, options["rate"])
         running = loop.create_task(load.run()) if options["rate"] else None
         steps, at = 0, time.perf_counter()
