@@ -42,6 +42,11 @@ grant execute on function
     to @client@;
 grant execute on procedure @extschema@.bulk to @client@;
 grant execute on function
+    @extschema@.claim_external, @extschema@.complete_step, @extschema@.fail_step, @extschema@.heartbeat
+    to @client@;
+grant execute on function @extschema@.wait to @reader@, @client@;
+grant execute on procedure @extschema@.wait_for_end to @reader@, @client@, @worker@;
+grant execute on function
     @extschema@.schedule, @extschema@.put_schedule, @extschema@.need_schedule, @extschema@.edit_schedule,
     @extschema@.pause_schedule, @extschema@.resume_schedule, @extschema@.trigger_schedule,
     @extschema@.backfill_schedule, @extschema@.drop_schedule

@@ -56,8 +56,10 @@ SCHEDULING = {"schedule", "put_schedule", "need_schedule"} | {
     f"{word}_schedule" for word in ("edit", "pause", "resume", "trigger", "backfill", "drop")
 }
 TALKING = set("start start_many signal resume retry signal_with_start request_update ask answers".split())
+OUTSIDE = {"claim_external", "complete_step", "fail_step", "heartbeat"}
+WAITING = {"wait", "wait_for_end"}
 GATHERING = {"start_debounced", "find_debounced", "start_batched"}
-CLIENT = {"with_timeout"} | READING | OPERATIONS | SCHEDULING | TALKING | GATHERING
+CLIENT = {"with_timeout"} | READING | WAITING | OPERATIONS | SCHEDULING | TALKING | OUTSIDE | GATHERING
 
 
 @pgd.workflow(name="security_greet")
@@ -123,7 +125,7 @@ def test_each_role_has_exactly_its_functions(house: House) -> None:
     functions = {name.removesuffix(".sql") for name, _ in sql_files("functions")}
     working = functions - {"prune", "bulk"}
     for kind, expected in (
-        ("reader", READING | DOCTOR), ("client", CLIENT), ("worker", working), ("admin", functions)
+        ("reader", READING | WAITING | DOCTOR), ("client", CLIENT), ("worker", working), ("admin", functions)
     ):  # fmt: skip
         rows = house.rows(
             "owner",

@@ -59,6 +59,35 @@ def test_each_client_sees_its_own(guarded: House) -> None:
                 guarded.rows("ann", f"select * from @.{view}")
 
 
+def external(house: House, who: str) -> str:
+    """An instance of theirs that waits for an external step."""
+    id = of(house, who)
+    house.rows(
+        "owner",
+        "insert into @.tasks (instance_id, seq, kind, name, submitted_by, request)"
+        " values (%s, 1, 'external', 'sign', %s, '{\"input\": 1}')",
+        id,
+        house.name(who),
+    )
+    return id
+
+
+def test_external_steps_are_their_submitters_and_the_workers(guarded: House) -> None:
+    ids = {who: external(guarded, who) for who in ("ann", "bob")}
+    assert guarded.one("ann", "select count(*) from @.tasks") == 1
+    for call in ("complete_step(%s, 'sign')", "fail_step(%s, 'sign', 'no')", "heartbeat(%s, 'sign')", "wait(%s, '0')"):
+        with pytest.raises(psycopg.Error, match="no instance has the id") as refused:
+            guarded.rows("ann", f"select @.{call}", ids["bob"])
+        assert refused.value.sqlstate == "PGD02"
+    assert guarded.rows("ann", "select id from @.claim_external(n => 10)") == [(ids["ann"],)]
+    assert guarded.rows("wes", "select id, lease_until > now() from @.claim_external(n => 10)") == [(ids["bob"], True)]
+    assert guarded.one("wes", "select @.complete_step(%s, 'sign', '1')", ids["bob"])
+    assert guarded.one("ann", "select @.complete_step(%s, 'sign', '1')", ids["ann"])
+    assert guarded.rows("owner", "select sent_by from @.events where kind = 'task' order by seq") == [
+        (guarded.name("wes"),), (guarded.name("ann"),)
+    ]  # fmt: skip
+
+
 def test_what_others_submitted_is_not_there(guarded: House) -> None:
     id = of(guarded, "bob", "theirs")
     instance = str(guarded.one("bob", "select @.find_instance(%s)", id))
