@@ -260,7 +260,7 @@ def judge(found: dict[str, Any]) -> list[str]:
         values = [float(one[name]) for one in found["samples"] if one.get(name) is not None]
         grown, scatter = growth(values)
         found.setdefault("growth", {})[name] = {
-            "of_mean": grown, "scatter": scatter,
+            "title": title, "unit": unit, "of": of, "of_mean": grown, "scatter": scatter,
             "mean": statistics.fmean(values[len(values) // 3 :]) if values else None,
         }  # fmt: skip
         if name not in SHOWN_ONLY and is_growing(values):

@@ -2,8 +2,8 @@
 
     .venv/bin/python docs/build_reliability.py [--check]
 
-Every figure of the page comes from `chaos-*.json`, which `make chaos` writes when a run has passed, and every finding
-from `found.json`. Nothing else is typed in but the words.
+Every figure of the page comes from `chaos-*.json`, which `make chaos` writes when a run has passed, and `soak.json`,
+which `make soak` writes, and every finding from `found.json`. Nothing else is typed in but the words.
 """
 
 from __future__ import annotations
@@ -140,6 +140,21 @@ AGAIN = """\
 `make chaos SEED=...` draws the same faults and the same orders again; what they meet is up to the machine.
 """
 
+SOAK = """\
+## Does anything grow?
+
+`make soak` offers half of what the machine can do, for an hour, to one worker process, beside another that a rolling
+restart replaces every five minutes: plain steps, transfers by transaction steps, timers that outlast the worker's
+memory, and signals. Retention and partitions are as short as the hour demands ({keep}, {width}), so what leaves has to
+keep up with what comes. Flat means: along the straight line through the last two thirds a series has grown by less than
+a tenth, or by less than its own noise.
+
+**{minutes:.0f} minutes, {offered:,.0f} steps/s offered ({peak:,.0f} at most), {instances:,} instances,
+{restarts} restarts: {verdict}.** {server}, Python {python}, {cores} cores, {cpu}; {when}.
+
+![Each series over time](reliability/soak.svg)
+"""
+
 NOT_SHOWN = """
 ## What this does not show
 
@@ -204,6 +219,8 @@ def page(runs: list[dict[str, Any]], found: list[dict[str, str]]) -> str:
         right=(4, 5, 6, 7, 8, 9),
     )  # fmt: skip
     lines += [AGAIN]
+    if (RESULTS / "soak.json").exists():
+        lines += soak(json.loads((RESULTS / "soak.json").read_text()))
     lines += ["## What was found and mended\n"]
     for one in found:
         lines += [f"- **{one['what']}** {one['seen']} {one['mended']} Test: `{one['test']}`."]
@@ -240,6 +257,26 @@ def model(runs: list[dict[str, Any]]) -> list[str]:
         f"It holds in all of its {last['states']:,} states. It does not hold when\n",
     ]
     return lines + [f"- {what}: `{fails}`" for what, fails in last["mutations"].items()] + [""]
+
+
+def soak(found: dict[str, Any]) -> list[str]:
+    where = found["machine"]
+    said = SOAK.format(
+        keep=found["keep"], width=found["width"], minutes=found["seconds"] / 60, offered=found["offered"],
+        peak=found["peak"] or 2 * found["offered"], instances=found["started"], restarts=found["restarts"],
+        verdict="; ".join(found["wrong"]) or "everything is flat", when=found["when"],
+        server=f"PostgreSQL {found['server']['server_version']}", python=where["python"], cores=where["cores"],
+        cpu=where["cpu"],
+    )  # fmt: skip
+    rows = [
+        [
+            one["title"], f"{one['mean'] / one['unit']:,.1f} {one['of']}".strip(), f"{one['of_mean']:+.1%}",
+            f"{one['scatter']:.1%}",
+        ]
+        for one in found["growth"].values()
+        if one["mean"] is not None
+    ]  # fmt: skip
+    return [said, *table(["in the last two thirds", "mean", "growth", "noise"], rows, right=(1, 2, 3))]
 
 
 def main() -> int:

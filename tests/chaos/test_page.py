@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -38,3 +39,24 @@ def test_results_on_the_page_have_passed() -> None:
     for run in script().load():
         assert run["run"]["violations"] == []
         assert all(run["run"]["faults"].values())
+
+
+def test_a_soak_on_the_page_was_an_hour_and_flat() -> None:
+    results = SCRIPT.parent / "reliability" / "soak.json"
+    if results.exists():
+        found = json.loads(results.read_text())
+        assert found["seconds"] >= 3600
+        assert found["wrong"] == []
+
+
+def test_what_grew_in_a_soak_is_said() -> None:
+    series = {"title": "table events", "unit": 1024, "of": "KiB", "of_mean": 0.31, "scatter": 0.02, "mean": 2048.0}
+    found = {
+        "keep": "4 minutes", "width": "2 minutes", "seconds": 3600, "offered": 30_000.0, "peak": 60_000.0,
+        "started": 1_000_000, "restarts": 11, "wrong": ["table events grew by 31%"], "when": "2026-01-01",
+        "server": {"server_version": "18.1"}, "machine": {"python": "3.11", "cores": 2, "cpu": "?"},
+        "growth": {"events_bytes": series, "never_seen": {**series, "mean": None}},
+    }  # fmt: skip
+    text = "\n".join(script().soak(found))
+    assert "1,000,000 instances, 11 restarts:\ntable events grew by 31%." in text
+    assert "| table events | 2.0 KiB | +31.0% | 2.0% |" in text
