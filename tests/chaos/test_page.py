@@ -58,5 +58,5 @@ def test_what_grew_in_a_soak_is_said() -> None:
         "growth": {"events_bytes": series, "never_seen": {**series, "mean": None}},
     }  # fmt: skip
     text = "\n".join(script().soak(found))
-    assert "1,000,000 instances, 11 restarts:\ntable events grew by 31%." in text
+    assert "1,000,000 instances,\n11 restarts: table events grew by 31%." in text
     assert "| table events | 2.0 KiB | +31.0% | 2.0% |" in text
