@@ -1,4 +1,4 @@
--- Sees to it that `history` has a partition for every id: from the first one to those of `settings.partition_ahead` from
+-- Sees to it that `history` has a partition for every id: from the first one to those of the setting partition_ahead from
 -- now. Workers call it when they join and every hour after that; any number may at once, of which one does it.
 --
 -- `covering`: an id that lies further ahead (a client's clock is wrong) and needs a partition all the same.
@@ -27,7 +27,8 @@ declare
     part record;
     mine boolean := pg_try_advisory_xact_lock(@extschema@.lock_class(3), 0);
 begin
-    select s.partition_width, s.partition_ahead into strict width, ahead from @extschema@.settings s;
+    width := @extschema@.setting('partition_width')::interval;
+    ahead := @extschema@.setting('partition_ahead')::interval;
     current_start := date_bin(width, now(), origin);
     horizon := @extschema@.id_at(date_bin(width, now() + ahead, origin) + width);
     for part in

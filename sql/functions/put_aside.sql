@@ -11,7 +11,7 @@ declare
     written text := payload::text;
     mark text;
 begin
-    if octet_length(written) <= (select s.payload_aside from @extschema@.settings s) then
+    if octet_length(written) <= @extschema@.setting('payload_aside')::int then
         return payload;
     end if;
     mark := left(encode(sha256(convert_to(written, 'UTF8')), 'hex'), 32);

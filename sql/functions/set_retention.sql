@@ -1,5 +1,5 @@
 -- How long ended instances of a workflow are kept; null: for ever. Workers whose code says otherwise set it again when
--- they start. To go back to settings.retention: update workflows set policies = policies - 'retention'.
+-- they start. To go back to the setting pgdurable.retention: update workflows set policies = policies - 'retention'.
 --
 -- Raises: PGD05 no such workflow, or a time that has no sense.
 create or replace function @extschema@.set_retention(workflow text, retention interval, version text default null)

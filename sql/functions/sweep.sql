@@ -25,7 +25,8 @@ begin
     if not pg_try_advisory_xact_lock(@extschema@.lock_class(3), 1) then
         return;
     end if;
-    select s.retention, s.partition_width + s.history_grace into strict usual, slack from @extschema@.settings s;
+    usual := @extschema@.setting('retention')::interval;
+    slack := @extschema@.setting('partition_width')::interval + @extschema@.setting('history_grace')::interval;
     with seen as materialized (
         select i.id, i.workflow, i.version, i.finished_at,
                i.status in ('completed', 'failed', 'cancelled', 'timed_out') and i.finished_at is not null as ended

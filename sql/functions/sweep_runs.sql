@@ -15,7 +15,7 @@ begin
     if not pg_try_advisory_xact_lock(@extschema@.lock_class(3), 1) then
         return null;
     end if;
-    select s.retention into strict usual from @extschema@.settings s;
+    usual := @extschema@.setting('retention')::interval;
     with old as materialized (
         select o.instance_id, o.event_id
           from (select i.id, i.first_event, i.workflow, i.version

@@ -34,7 +34,7 @@ select exists (select from @extschema@.instances where id = encode(%s::bytea, 'h
 
 -- name: time
 select (extract(epoch from clock_timestamp()) * 1000000::numeric)::bigint,
-       (select s.payload_aside from @extschema@.settings s)
+       @extschema@.setting('payload_aside')::int
 
 -- name: notify_due
 select pg_notify(@extschema@.channel(), 'due')

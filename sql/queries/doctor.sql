@@ -90,7 +90,7 @@ select s.retention is null as off,
        extract(epoch from s.retention)::float8 as retention,
        (select count(*) from @extschema@.workflows w where w.policies ? 'retention') as own,
        old.oldest, old.overdue
-  from @extschema@.settings s
+  from (select @extschema@.setting('retention')::interval as retention offset 0) s
  cross join lateral (
     -- Of the 10,000 that were started first.
     select extract(epoch from now() - min(i.finished_at))::float8 as oldest,

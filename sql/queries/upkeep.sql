@@ -1,10 +1,10 @@
 -- What workers ask to keep the tables in order, beside the hot path.
 
 -- name: make_partitions
-select @extschema@.make_partitions(), now(), (select s.payload_aside from @extschema@.settings s)
+select @extschema@.make_partitions(), now(), @extschema@.setting('payload_aside')::int
 
 -- name: partitions_until
-select max(p.until), now(), (select s.payload_aside from @extschema@.settings s)
+select max(p.until), now(), @extschema@.setting('payload_aside')::int
   from @extschema@.history_partitions p where p.until < now() + interval '2 years'
 
 -- name: partition_of

@@ -11,7 +11,7 @@ grant select on
     @extschema@.migrations, @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys,
     @extschema@.history, @extschema@.events, @extschema@.workers, @extschema@.queues, @extschema@.schedules,
     @extschema@.payloads,
-    @extschema@.settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items,
+    @extschema@.settings, @extschema@.kept_settings, @extschema@.fences, @extschema@.states, @extschema@.updates, @extschema@.stream_items,
     @extschema@.sql_runs, @extschema@.tasks
     to @reader@, @client@, @worker@, @admin@;
 grant select on
@@ -26,6 +26,7 @@ grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
     @extschema@.id_at, @extschema@.id_time, @extschema@.state, @extschema@.whole,
+    @extschema@.setting, @extschema@.setting_kinds, @extschema@.setting_problem, @extschema@.settings_here,
     @extschema@.cron_next, @extschema@.cron_day, @extschema@.cron_set, @extschema@.wall_time
     to @reader@, @client@;
 

@@ -7,3 +7,4 @@ alter view if exists @extschema@.failures set (security_invoker = true);
 alter view if exists @extschema@.timed_out set (security_invoker = true);
 alter view if exists @extschema@.queue_stats set (security_invoker = true);
 alter view if exists @extschema@.history_partitions set (security_invoker = true);
+alter view if exists @extschema@.settings set (security_invoker = true);

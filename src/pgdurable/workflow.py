@@ -196,8 +196,9 @@ def workflow(fn: Any = None, /, **options: Any) -> Any:
         name: how it is started. Default: the function's name.
         version: a worker runs only instances of versions it has. Default "1".
         retention: seconds (or timedelta) for which ended instances are kept; None: for ever. Afterwards they are
-            removed with their history, and their ids are free again. Default: what `settings.retention` of the schema
-            says, 30 days unless changed. It is stored in `workflows.policies` when a worker starts.
+            removed with their history, and their ids are free again. Default: what the
+            setting `pgdurable.retention` says, 30 days unless changed. It is stored in `workflows.policies` when a
+            worker starts.
         batch: it takes many inputs at once, gathered by a `Batch`; its one parameter is their list.
         timeout: seconds (or timedelta) an instance may take from when it begins to run, waits included. Then its code
             meets `asyncio.CancelledError` with a `WorkflowTimeout` as `args[0]`, may clean up by steps, and the

@@ -84,7 +84,7 @@ def test_doctor_tells_of_retention_and_partitions(run: Run, sql: Sql) -> None:
     assert "✓ ended instances are kept for 30 d 0 h\n" in told
     assert "✓ history has 5 partitions, " in told
 
-    sql("update @.settings set retention = null")
+    sql("update @.settings set value = 'forever' where name = 'retention'")
     sql("""insert into @.workflows (name, version, policies) values ('w', '1', '{"retention": 60}')""")
     assert "✓ ended instances are kept for ever, those of 1 workflow version as they say\n" in run("doctor").stdout
 

@@ -116,7 +116,7 @@ async def test_everything_large_is_kept_apart_and_reads_as_ever(ns: Namespace, c
 
 
 async def test_a_payload_below_the_threshold_stays_in_its_row(ns: Namespace) -> None:
-    ns.sql("update @.settings set payload_aside = 4096")
+    ns.sql("update @.settings set value = '4096' where name = 'payload_aside'")
     async with ns.engine(size_of) as engine:
         for size in (4000, 5000):
             assert await (await engine.start(size_of, "x" * size, id=str(size))).result(10) == size

@@ -168,18 +168,19 @@ async def test_an_old_instance_that_lives_keeps_its_partition_and_the_others_his
 
 
 async def test_history_waits_for_its_partition_to_go_whole(ns: Namespace, past: None, sweep: Any) -> None:
-    ns.sql("update @.settings set history_grace = '60 days'")
+    ns.sql("update @.settings set value = '60 days' where name = 'history_grace'")
     gone, alive = fill(ns, 50, 40, 4), fill(ns, 50, None)
     await sweep()
     assert left(ns, gone) == {"instances": 0, "instance_keys": 0, "history": 4, "events": 0}
-    ns.sql("update @.settings set history_grace = '0', retention = '31 days'")  # everything is to be looked at anew
+    ns.sql("update @.settings set value = '0' where name = 'history_grace'")
+    ns.sql("update @.settings set value = '31 days' where name = 'retention'")  # everything is to be looked at anew
     more = fill(ns, 50, 40, 4)
     await sweep()
     assert nothing(ns, gone + more)
     assert everything(ns, alive)
     # From now on it is known that something keeps that partition, and nothing waits for it any more.
     still_more = fill(ns, 50, 40, 4)
-    ns.sql("update @.settings set retention = '32 days'")
+    ns.sql("update @.settings set value = '32 days' where name = 'retention'")
     await sweep()
     assert nothing(ns, still_more)
     assert everything(ns, alive)
@@ -219,7 +220,7 @@ async def test_each_workflow_may_say_how_long(ns: Namespace, past: None) -> None
 
 
 async def test_retention_is_off_by_choice(ns: Namespace, past: None, sweep: Any) -> None:
-    ns.sql("update @.settings set retention = null")
+    ns.sql("update @.settings set value = 'forever' where name = 'retention'")
     kept = fill(ns, 69, 65)
     brief = fill(ns, 69, 65, workflow="v")
     ns.sql("""insert into @.workflows (name, version, policies) values ('v', '1', '{"retention": 60}')""")
@@ -302,7 +303,7 @@ async def test_an_old_open_transaction_holds_up_the_drop_and_nobody_else(
         ns.sql("set statement_timeout = '5s'")
         ns.sql("insert into @.history (instance_id, event_id, kind) values (@.new_id(), 1, 'step')")
         assert ns.one("select count(*) from @.history") == 1
-        ns.sql("update @.settings set partition_ahead = '60 days'")
+        ns.sql("update @.settings set value = '60 days' where name = 'partition_ahead'")
         ns.sql("select @.make_partitions()")
         without_a_gap(ns)
         reader.rollback()
@@ -388,7 +389,7 @@ async def test_what_is_kept_for_seconds_does_not_wait_for_an_hour(
     """The first look finds nothing that is old enough: the next one is a tenth of the shortest retention later."""
     monkeypatch.setattr(Sweeper.run, "__defaults__", (0.05,))
     monkeypatch.setattr(sweeper, "_LEAST_S", 0.1)
-    ns.sql("update @.settings set retention = '2 seconds'")
+    ns.sql("update @.settings set value = '2 seconds' where name = 'retention'")
     async with ns.engine() as engine:
         await until(lambda: engine._worker.sweeper.last is not None, "it has looked once")
         fill(ns, 0, 0, 5)
