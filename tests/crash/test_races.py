@@ -127,7 +127,7 @@ async def test_claim_of_a_dead_incarnation_is_not_taken_in(
     async with make_engine(dsn, schema) as engine:
         poller, host = engine._worker.poller, engine._worker.host
         assert host is not None
-        took, late = poller._take_in, asyncio.Event()
+        took, late = poller._intake._take_in, asyncio.Event()
 
         async def slow(*args: Any) -> None:
             if not late.is_set():
@@ -138,7 +138,7 @@ async def test_claim_of_a_dead_incarnation_is_not_taken_in(
                 late.set()
             await took(*args)
 
-        monkeypatch.setattr(poller, "_take_in", slow)
+        monkeypatch.setattr(poller._intake, "_take_in", slow)
         async with pgd.Client(dsn, schema=schema) as client:
             handle = await client.start("patient")
         await asyncio.wait_for(late.wait(), 20)

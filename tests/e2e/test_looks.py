@@ -45,7 +45,8 @@ async def test_a_signal_that_is_committed_late_is_found(ns: Namespace) -> None:
             slow.execute(f"select {ns.schema}.signal(%s, 'go', '1')", (str(late.instance_id),))
             await early.signal("go", 2)
             assert await early.result(timeout=20) == 2
-            await until(lambda: engine._worker.poller._looks._after_event >= 2, "looks begin after both", timeout=20)
+            intake = engine._worker.poller._intake
+            await until(lambda: intake.looks._after_event >= 2, "looks begin after both", timeout=20)
             slow.commit()
         assert await late.result(timeout=20) == 1
 

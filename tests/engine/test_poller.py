@@ -11,6 +11,7 @@ import psycopg
 import pytest
 
 import pgdurable as pgd
+from pgdurable._engine import intake, strays
 from pgdurable._engine import poller as poller_module
 from pgdurable._engine.clock import micros
 from pgdurable._store.migrations import migrate
@@ -46,8 +47,8 @@ async def start(dsn: str, schema: str, number: int, workflow: pgd.Workflow[..., 
 
 @pytest.fixture
 def small_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(poller_module, "_AT_ONCE", 7)
-    monkeypatch.setattr(poller_module, "_MOST_IN_A_LOOK", 30)
+    monkeypatch.setattr(intake, "_AT_ONCE", 7)
+    monkeypatch.setattr(intake, "_MOST_IN_A_LOOK", 30)
 
 
 @pytest.mark.usefixtures("small_batches")
@@ -104,12 +105,12 @@ async def test_a_fetch_that_fails_while_a_batch_is_replayed_loses_nothing(
     dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The batch at hand is taken in, the one whose answer was lost is found again, the connection is usable."""
-    monkeypatch.setattr(poller_module, "_STRAY_AFTER_S", 0.2)
+    monkeypatch.setattr(strays, "_STRAY_AFTER_S", 0.2)
     await start(dsn, schema, 40)
     async with pgd.Engine(dsn, schema=schema, workflows=[WORKFLOW], poll_interval=0.1, park_after=3600) as engine:
         host, poller = engine._worker.host, engine._worker.poller
         assert host is not None
-        load, calls = poller._load, 0
+        load, calls = poller._intake._load, 0
 
         async def broken(*args: Any) -> Any:
             nonlocal calls
@@ -118,7 +119,7 @@ async def test_a_fetch_that_fails_while_a_batch_is_replayed_loses_nothing(
                 raise psycopg.OperationalError("the connection is lost")
             return await load(*args)
 
-        poller._load = broken  # type: ignore[method-assign]
+        poller._intake._load = broken  # type: ignore[method-assign]
         await until(lambda: len(host.instances) == 40, "all are here")
         assert calls > 2
 
@@ -197,7 +198,7 @@ async def test_events_of_those_here_are_looked_for_before_anything_is_claimed_an
         await until(lambda: poller.polls > polls, "it has looked at what was there before")
         await asyncio.sleep(0)
         did: list[str] = []
-        events, claim = poller._events, poller._claim
+        events, claim = poller._events, poller._intake._claim
 
         async def noted_events(*args: Any) -> None:
             await events(*args)
@@ -208,7 +209,7 @@ async def test_events_of_those_here_are_looked_for_before_anything_is_claimed_an
             did.append("claim" if found[0] else "nothing claimed")
             return found
 
-        poller._events, poller._claim = noted_events, noted_claim  # type: ignore[method-assign]
+        poller._events, poller._intake._claim = noted_events, noted_claim  # type: ignore[method-assign]
         async with pgd.Client(dsn, schema=schema) as client:
             await client.start(WORKFLOW.name)
         await until(lambda: "claim" in did and did[-1] == "events", "the new one is claimed")
@@ -238,7 +239,7 @@ async def test_what_it_may_not_know_of_is_not_asked_for_at_every_hint(
         row = f"insert into {schema}.instances (id, workflow, version, status, owner, input) values"
         with psycopg.connect(dsn, autocommit=True) as other:
             other.execute(f"{row} (gen_random_uuid(), 'nobody_has_it', '1', 'running', {worker.host.worker}, '[]')")
-        take_up = poller._take_up_strays
+        look = poller._strays.look
 
         def count(conn: Any) -> Any:
             execute = conn.execute
@@ -253,13 +254,13 @@ async def test_what_it_may_not_know_of_is_not_asked_for_at_every_hint(
         async def watched(conn: Any, number: int) -> None:
             conn.execute = count(conn)
             try:
-                await take_up(conn, number)
+                await look(conn, number)
             finally:
                 del conn.execute
 
-        monkeypatch.setattr(poller, "_take_up_strays", watched)
+        monkeypatch.setattr(poller._strays, "look", watched)
         poller.doubt()
-        await until(lambda: poller._strays is not None, "the row that it does not know is noticed")
+        await until(lambda: poller._strays._seen is not None, "the row that it does not know is noticed")
         for _ in range(20):
             polls = poller.polls
             poller.hint()

@@ -6,34 +6,27 @@ A notification is only a hint to look now; looking every `interval` seconds alon
 from __future__ import annotations
 
 import asyncio
-import gc
 import logging
 import time
-import uuid
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import datetime
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 from uuid import UUID
 
 import psycopg
 from psycopg_pool import AsyncConnectionPool
 
-from pgdurable._engine import probes
 from pgdurable._engine.answers import borrow
 from pgdurable._engine.backlog import Gate
-from pgdurable._engine.clock import micros
-from pgdurable._engine.forks import Origin, origin_of
 from pgdurable._engine.host import Host
+from pgdurable._engine.intake import Intake
 from pgdurable._engine.listening import Listening
 from pgdurable._engine.looks import Looks
 from pgdurable._engine.schedules import Schedules
-from pgdurable._engine.tasks import Bell, end_tasks, heed_cancel
+from pgdurable._engine.strays import Strays
+from pgdurable._engine.tasks import Bell, heed_cancel
 from pgdurable._engine.trials import Trials
 from pgdurable._engine.trouble import Troubles
 from pgdurable._engine.upkeep import Upkeep
-from pgdurable._failure import encode_error
 from pgdurable._secret import server_said
 from pgdurable._store.sql import named_queries
 
@@ -41,31 +34,13 @@ __all__ = ["Poller"]
 
 logger = logging.getLogger("pgdurable.engine")
 
-_AT_ONCE = 500
-# After so many claimed instances it is looked for events, whatever is left to claim.
-_MOST_IN_A_LOOK = 2000
 # Between two looks lies as much time as the first took, so that hints without end leave room for other work; this
 # much is enough.
 _LONGEST_GAP_S = 0.005
-_LONGEST_HOLD_S = 1.0
-_STRAY_AFTER_S = 2.0
 _TIDY_EVERY_S = 30.0
-# A claim whose connection broke may be under way in the server still: it waits for a synchronous standby, or for the
-# disk, and is committed after a look that has not found it. So doubt lasts, and is never quite gone.
-_DOUBT_S = 10.0
-_LOOK_IN_DOUBT_S = 1.0
-_LOOK_ANYWAY_S = 30.0
 _AGAIN_AFTER_S = 0.05
 _REQUESTS_S = 0.02
 _PLACE = "work is not looked for"
-
-
-class _Batch(NamedTuple):
-    """Claimed instances, their history by `id.int`, and how many were asked for."""
-
-    rows: list[Any]
-    history: dict[int, list[Any]]
-    asked: int
 
 
 class Poller:
@@ -99,8 +74,6 @@ class Poller:
         self._host = host
         self._pool = pool
         self._sql = named_queries("worker", schema)
-        self._upkeep = upkeep
-        self._room = room
         self._trials = trials
         self._gate = gate
         self._listening = listening
@@ -111,27 +84,19 @@ class Poller:
         self._alarm: asyncio.TimerHandle | None = None
         self._alarm_at = 0.0
         self._watching: asyncio.TimerHandle | None = None
-        definitions = list(host.registry)
-        self._names = [d.name for d in definitions]
-        self._versions = [d.version for d in definitions]
-        self._all_async = all(d.is_async for d in definitions)
-        self._current = [host.registry.is_current(d) for d in definitions]
         self._tidied = time.monotonic()
-        self._unsure = False
-        self._skipped = False
-        self._strays: tuple[float, set[Any]] | None = None
-        self._doubt_until = 0.0
-        self._look_at = time.monotonic() + _LOOK_ANYWAY_S
-        self._looks = Looks()
-        self._claimed: list[Any] = []
+        self._intake = Intake(
+            host, schema, upkeep, room=room, trials=trials, gate=gate, listening=listening, look_again_in=self._alarm_in
+        )
+        self._strays = Strays(host, schema, self._intake, self.hint)
         self.schedules = Schedules(host, schema, new_id=new_id, hint_at=self.hint_at)
         self.polls = 0
         host.undo = self._undo
 
     def doubt(self) -> None:
         """The connection for transitions was lost: what this worker owns and does not have is looked for."""
-        self._unsure = True
-        self._looks = Looks()  # on another server the queue may have gone back
+        self._strays.unsure = True
+        self._intake.looks = Looks()  # on another server the queue may have gone back
         self.hint()
 
     def hint(self) -> None:
@@ -204,7 +169,7 @@ class Poller:
 
     def look_again(self, id: bytes) -> None:
         """Asks for the events of an instance here that were seen before, when it took none."""
-        self._claimed.append(uuid.UUID(bytes=id))
+        self._intake.claimed.append(UUID(bytes=id))
         self.hint()
 
     async def poll(self) -> bool:
@@ -214,51 +179,57 @@ class Poller:
         if host.fenced:
             return False
         worker = host.worker
+        intake = self._intake
+        looks = intake.looks
         async with borrow(self._pool) as conn:
-            if self._looks.begin():
+            if looks.begin():
                 cursor = await conn.execute(self._sql["last_event"])
                 row = await cursor.fetchone()
                 if row is not None:
-                    self._looks.last_event(row[0])
+                    looks.last_event(row[0])
                     self._listening.marked(row[1])
             if self._listening.stale:
                 await self.learn_queues(conn)
-            if self._unsure or time.monotonic() >= self._look_at:
-                await self._take_up_strays(conn, worker)
+            await self._strays.look(conn, worker)
             await self._strike_out(conn, worker)
-            self._unsure = True  # until everything claimed is known to be here
+            self._strays.unsure = True  # until everything claimed is known to be here
             if host.instances:
                 await self._events(conn)  # somebody may be waiting for one right now
             claimed, more = False, False
-            if self._names and not host.draining and self._room() > 0 and self._may_claim():
-                with _no_collections(self._all_async):
-                    claimed, more = await self._claim(conn, worker)
-            self._unsure = self._strays is not None or self._skipped
-            self._skipped = False
-            if self._claimed:
-                await self._events(conn, self._claimed)
+            if intake.wanted and self._may_claim():
+                claimed, more = await intake.claim(conn, worker)
+            self._strays.settle()
+            if intake.claimed:
+                await self._events(conn, intake.claimed)
             if self._host.requests and await self._host.requests.look(conn, worker, self._sql):
                 self._watch_requests()
-            if time.monotonic() - self._tidied > _TIDY_EVERY_S:
-                self._tidied = time.monotonic()
-                await conn.execute(self._sql["settle_requests"])
-                await conn.execute(self._sql["drop_stale_events"])
-                await conn.execute(self._sql["forget_keys"])
-                await conn.execute(self._sql["mark_emptied"])
-            ticks_in: float | None = None
-            if not claimed and self._names:
-                with self._looks.counted():
-                    names = self._names
-                    params = (names, self._looks.since(names), self._listening.queues, names)
-                    row = await (await conn.execute(self._sql["next_due"], params)).fetchone()
-                if row is not None:
-                    due_in, ticks_in = row
-                    if due_in is not None and due_in < 60 and host.clock.now_us():
-                        self.hint_at(host.clock.now_us() + int(max(due_in, 0.001) * 1e6))
-            if self._names and not host.draining:
+            await self._tidy(conn)
+            ticks_in = None if claimed else await self._next_due(conn)
+            if intake.names and not host.draining:
                 more = await self.schedules.look(conn, ticks_in, asked=not claimed) or more
-            self._looks.end()
+            looks.end()
         return more
+
+    async def _tidy(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        if time.monotonic() - self._tidied > _TIDY_EVERY_S:
+            self._tidied = time.monotonic()
+            for statement in ("settle_requests", "drop_stale_events", "forget_keys", "mark_emptied"):
+                await conn.execute(self._sql[statement])
+
+    async def _next_due(self, conn: psycopg.AsyncConnection[Any]) -> float | None:
+        """Sees to it that it is looked again when the next instance is due. Seconds to the next schedule's time."""
+        intake = self._intake
+        if not intake.names:
+            return None
+        with intake.looks.counted():
+            params = (intake.names, intake.looks.since(intake.names), self._listening.queues, intake.names)
+            row = await (await conn.execute(self._sql["next_due"], params)).fetchone()
+        if row is None:
+            return None
+        due_in, ticks_in = row
+        if due_in is not None and due_in < 60 and self._host.clock.now_us():
+            self.hint_at(self._host.clock.now_us() + int(max(due_in, 0.001) * 1e6))
+        return None if ticks_in is None else float(ticks_in)
 
     async def learn_queues(self, conn: psycopg.AsyncConnection[Any]) -> None:
         """Reads which queues have settings."""
@@ -271,85 +242,6 @@ class Poller:
         if cleared:
             await conn.execute(self._sql["clear_strikes"], (worker, [UUID(bytes=id) for id in cleared], worker))
             self._trials.outlived = self._trials.outlived - cleared
-
-    async def _claim(self, conn: psycopg.AsyncConnection[Any], worker: int) -> tuple[bool, bool]:
-        """Claims and takes in what there is room for; the server sees to the next batch while one is replayed.
-
-        Returns whether anything was claimed, and whether there may be more at once.
-        """
-        loop = self._host.loop
-        taken = 0
-        ahead: asyncio.Task[_Batch] | None = None
-        try:
-            batch = await self._fetch(conn, worker, self._room())
-            while batch.rows:
-                taken += len(batch.rows)
-                full = len(batch.rows) == batch.asked
-                # What was claimed and is not here yet needs its room.
-                room = self._room() - len(batch.rows)
-                go_on = taken < _MOST_IN_A_LOOK and not self._host.draining and not self._gate.full()
-                if full and room > 0 and go_on:
-                    ahead = loop.create_task(self._fetch(conn, worker, room))
-                await self._take_in(worker, batch.rows, batch.history)
-                if ahead is None:
-                    return True, full
-                batch = await ahead
-                ahead = None
-        finally:
-            await end_tasks(ahead)
-        return taken > 0, False
-
-    async def _fetch(self, conn: psycopg.AsyncConnection[Any], worker: int, room: int) -> _Batch:
-        asked = min(room, _AT_ONCE)
-        trials = self._trials
-        if asked <= 0 or trials.alone:
-            return _Batch([], {}, 0)
-        looks, at_us = self._looks, self._host.clock.now_us()
-        with looks.counted():
-            cursor = await conn.execute(
-                self._sql["claim"],
-                (
-                    worker, self._names, self._versions, self._current, asked, trials.most_strikes, len(trials),
-                    looks.since(self._names), looks.after_event, self._listening.queues,
-                ),
-            )  # fmt: skip
-            rows = await cursor.fetchall()
-        if rows and rows[-1][0] is None:
-            self._look_again(rows.pop()[10], not rows)
-        looks.learn(self._names, [(row[1], row[10]) for row in rows], len(rows) < asked, at_us)
-        self._claimed += [row[0] for row in rows]
-        if rows and probes.armed:
-            probes.reach("claim.returned")
-        if rows and rows[-1][0].bytes >= self._upkeep.end:
-            rows = await self._upkeep.cover(conn, worker, rows)
-        return _Batch(rows, await self._load(conn, rows), asked)
-
-    def _look_again(self, at: datetime, in_vain: bool) -> None:
-        """A queue was busy, or its rate lets more go then."""
-        now_us = self._host.clock.now_us()
-        wait = self._listening.look_again_in((micros(at) - now_us) / 1e6 if now_us else 0.0, in_vain)
-        self._alarm_in(wait)
-
-    async def _load(self, conn: psycopg.AsyncConnection[Any], rows: list[Any]) -> dict[int, list[Any]]:
-        history: dict[int, list[Any]] = defaultdict(list)
-        encryption = self._host.encryption
-        origins: dict[int, Origin | None] = {}
-        if rows:
-            cursor = await conn.execute(self._sql["load_history"], ([row[0] for row in rows],))
-            for entry in await cursor.fetchall():
-                if entry[2] == "asked":
-                    self._host.requests.claimed.add(entry[0].bytes)
-                    continue
-                if entry[2] == "heartbeat":
-                    self._host.kept[entry[0].bytes, entry[3]] = entry
-                    continue
-                if encryption is not None:
-                    if entry[1] == 0:
-                        origins[entry[0].int] = origin_of([entry])
-                    origin = origins.get(entry[0].int)
-                    entry = encryption.open_history(entry) if origin is None else origin.open(encryption, entry)
-                history[entry[0].int].append(entry)  # a UUID itself is hashed by Python code
-        return history
 
     def _may_claim(self) -> bool:
         """Whether new work may come in. If not it asks for its turn, which then hints."""
@@ -368,87 +260,6 @@ class Poller:
         if not turn.cancelled() and turn.exception() is None:
             self.hint()
 
-    async def _take_up_strays(self, conn: psycopg.AsyncConnection[Any], worker: int) -> None:
-        """Finds instances that are this worker's without its knowing: their claim was committed, its answer lost.
-
-        What is not here now may be a start under way, so only what is still not here some time later counts.
-        """
-        host = self._host
-        if self._strays is not None and time.monotonic() - self._strays[0] < _STRAY_AFTER_S:
-            return  # under load there are always starts under way: not to be asked at every hint for all it holds
-        if self._unsure and self._strays is None:
-            self._doubt_until = time.monotonic() + _DOUBT_S
-        cursor = await conn.execute(self._sql["owned"], (worker,))
-        strays = {row[0] for row in await cursor.fetchall() if row[0].bytes not in host.instances}
-        now = time.monotonic()
-        if now < self._doubt_until:
-            self._look_at = now + _LOOK_IN_DOUBT_S
-            host.loop.call_later(_LOOK_IN_DOUBT_S + 0.01, self.hint)
-        else:
-            self._look_at = now + _LOOK_ANYWAY_S
-        if self._strays is None:
-            self._strays = (now, strays) if strays else None
-            host.loop.call_later(_STRAY_AFTER_S + 0.01, self.hint)
-        elif now - self._strays[0] >= _STRAY_AFTER_S:
-            lost = list(self._strays[1] & strays)
-            for first in range(0, len(lost), _AT_ONCE):
-                cursor = await conn.execute(self._sql["take_up"], (lost[first : first + _AT_ONCE], worker))
-                rows = await cursor.fetchall()
-                if rows and rows[-1][0].bytes >= self._upkeep.end:
-                    rows = await self._upkeep.cover(conn, worker, rows)
-                await self._take_in(worker, rows, await self._load(conn, rows))
-            self._strays = None
-
-    async def _take_in(self, worker: int, rows: list[Any], history: dict[int, list[Any]]) -> None:
-        breath = time.monotonic()
-        definitions = {key: self._host.registry.get(*key) for key in {(row[1], row[2]) for row in rows}}
-        # A `def` workflow's thread may take its time.
-        with _no_collections(all(definition.is_async for definition in definitions.values())):
-            for row in rows:
-                id, workflow, version, input, key, started_at, deadline, *_, queue, strikes, trial = row
-                if self._host.fenced or self._host.worker != worker:
-                    return  # claimed by an incarnation that was taken over meanwhile: they are somebody else's
-                if id.bytes in self._host.requests.claimed:
-                    continue
-                if id.bytes in self._host.instances and not await self._has_left(id.bytes):
-                    self._skipped = True  # it is looked for as a stray
-                    continue
-                definition = definitions[workflow, version]
-                recorded = history.pop(id.int, [])
-                if self._host.encryption is not None:
-                    origin = origin_of(recorded)
-                    whose = id if origin is None or origin.input_of is None else origin.input_of
-                    input = self._host.encryption.open(whose, "input", input)
-                if row[6] is not None or row[8] is not None or row[9] is not None:
-                    self._host.about[id.bytes] = (row[6], row[8], row[9])
-                if self._listening.limits(queue):
-                    self._host.queued.add(id.bytes)
-                if trial is not None:
-                    self._trials.begin(id.bytes, strikes, trial, recorded[-1][1] if recorded else 0)
-                end_us = None if deadline is None else micros(deadline)
-                try:
-                    await self._host.resume(id.bytes, key, definition, input, micros(started_at), recorded, end_us)
-                except Exception as error:
-                    # Whatever is wrong with one must not strand those that were claimed with it.
-                    logger.exception("instance %s cannot be taken in; it is paused", id)
-                    hosted = self._host.instances.get(id.bytes)
-                    if hosted is not None:
-                        self._host.release(hosted, "paused", error=encode_error(error))
-                if time.monotonic() - breath > 0.005:
-                    await asyncio.sleep(0)
-                    breath = time.monotonic()
-
-    async def _has_left(self, id: bytes) -> bool:
-        """Whether an instance that was just parked, and claimed again at once, has left memory meanwhile.
-
-        Its claim can overtake the answer to its parking, which comes on another connection.
-        """
-        for _ in range(50):
-            if id not in self._host.instances:
-                return True
-            await asyncio.sleep(0.001)
-        return False
-
     async def _undo(self, id: bytes, events: list[int]) -> None:
         """Marks rows of the history of an instance that is retried."""
         async with borrow(self._pool) as conn:
@@ -456,34 +267,15 @@ class Poller:
 
     async def _events(self, conn: psycopg.AsyncConnection[Any], of: list[Any] | None = None) -> None:
         if of is not None:  # they may have waited for long
-            self._claimed = []
+            self._intake.claimed = []
             cursor = await conn.execute(self._sql["events_of"], (of,))
         else:
-            with self._looks.counted():
-                params = (self._host.worker, self._looks.after_event, self._looks.after_event)
+            looks = self._intake.looks
+            with looks.counted():
+                params = (self._host.worker, looks.after_event, looks.after_event)
                 cursor = await conn.execute(self._sql["owned_events"], params)
         for seq, id, kind, name, payload, sent_at in await cursor.fetchall():
             try:
                 self._host.take_event(seq, id.bytes, kind, name, payload, sent_at)
             except Exception:
                 logger.exception("instance %s: event %s (%s %r) cannot be taken", id, seq, kind, name)
-
-
-@contextmanager
-def _no_collections(wanted: bool) -> Iterator[None]:
-    """Holds the garbage collector off, if wanted, while instances are claimed and replayed; for a second at most.
-
-    What is made there stays: looking through it again and again for garbage took more time than making it, since
-    each full collection walks over all the instances in memory. Held off for all batches of a look, and not for each
-    by itself, 11,100 instances a second are replayed instead of 7,900.
-    """
-    if not wanted or not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    too_long = asyncio.get_running_loop().call_later(_LONGEST_HOLD_S, gc.enable)  # the server may leave a claim waiting
-    try:
-        yield
-    finally:
-        too_long.cancel()
-        gc.enable()
