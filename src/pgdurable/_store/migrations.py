@@ -23,6 +23,7 @@ import psycopg
 from psycopg.rows import tuple_row
 
 from pgdurable._secret import Dsn, read_dsn, server_said
+from pgdurable._store import df as df_schema
 from pgdurable._store import roles as rights
 from pgdurable._store.sql import quote_schema, split_commands, sql_files, substitute
 from pgdurable.errors import ConnectionFailed, PgDurableError, SchemaError
@@ -93,6 +94,8 @@ class MigrationReport:
         routines: whether functions and views were created again.
         roles: the group roles the schema is set up for; none when it is not.
         row_security: whether row-level security by submitter is on.
+        df: whether the schema `df` of this database is over this namespace.
+        df_renewed: whether it was made, or made again.
     """
 
     schema: str
@@ -102,11 +105,13 @@ class MigrationReport:
     routines: bool
     roles: tuple[str, ...] = ()
     row_security: bool = False
+    df: bool = False
+    df_renewed: bool = False
 
     @property
     def changed(self) -> bool:
         """Whether the call changed anything."""
-        return bool(self.applied) or self.routines
+        return bool(self.applied) or self.routines or self.df_renewed
 
 
 @lru_cache(maxsize=1)
@@ -203,6 +208,7 @@ def migrate(
     roles: bool = False,
     role_prefix: str | None = None,
     row_security: bool | None = None,
+    df: bool = False,
 ) -> MigrationReport:
     """Brings the schema to `latest_version()`, or leaves it as it was: all of it is one transaction.
 
@@ -217,6 +223,7 @@ def migrate(
             grant them their rights. A schema that has them gets the grants anew with every migration, unasked.
         role_prefix: what stands in the roles' names instead of the schema's.
         row_security: switch row-level security by submitter on or off. None: leave it as it is.
+        df: make the schema `df` (docs/df.md) over this namespace. One that is there is renewed unasked.
 
     Returns:
         What was done; `changed` is False when there was nothing to do.
@@ -236,7 +243,8 @@ def migrate(
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur, _pinned_path(cur):
             cur.execute(_LOCK, (schema,), prepare=False)
             report = _migrate_locked(conn, cur, schema)
-            return _settle_rights(cur, report, roles, role_prefix, row_security)
+            report = _settle_rights(cur, report, roles, role_prefix, row_security)
+            return _settle_df(cur, report, df)
 
 
 @contextmanager
@@ -264,6 +272,12 @@ def _settle_rights(
         rights.set_row_security(cur, schema, roles, was_on if on is None else on)
     names = () if roles is None else roles.names
     return replace(report, roles=names, row_security=was_on if on is None else on)
+
+
+def _settle_df(cur: psycopg.Cursor[Any], report: MigrationReport, wanted: bool) -> MigrationReport:
+    if not wanted and df_schema.namespace_of(cur) != report.schema:
+        return report
+    return replace(report, df=True, df_renewed=df_schema.install(cur, report.schema))
 
 
 def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], schema: str) -> MigrationReport:
@@ -337,7 +351,7 @@ def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:
 
 
 def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -> bool:
-    """Drops the schema with everything in it, instances and their history included.
+    """Drops the schema with everything in it, instances and their history included, and the schema `df` over it.
 
     Returns:
         Whether there was one; False when the schema does not exist.
@@ -360,6 +374,7 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
                     detail=f"Expected the table {schema}.migrations, found none like ours.",
                     hint="Drop it by hand if that is what you want.",
                 )
+            df_schema.drop(cur, schema)
             cur.execute(_sql("drop schema @extschema@ cascade", schema))
             return True
 

@@ -31,6 +31,7 @@ def migrate(
             show_default=False,
         ),
     ] = None,
+    df: Annotated[bool, typer.Option("--df", help="Make the schema df too, the known names and operators.")] = False,
     print_sql: Annotated[
         bool, typer.Option("--print", help="With --roles: print the SQL that makes them, and do nothing.")
     ] = False,
@@ -50,7 +51,9 @@ def migrate(
         for statement in roles.statements(where.schema, role_prefix, row_security=bool(rls)):
             typer.echo(f"{statement};")
         return
-    report = migrations.migrate(where.dsn, where.schema, roles=make_roles, role_prefix=role_prefix, row_security=rls)
+    report = migrations.migrate(
+        where.dsn, where.schema, roles=make_roles, role_prefix=role_prefix, row_security=rls, df=df
+    )
     out = screen()
     place = f"schema {report.schema} at {server_of(where.dsn)}"
     if report.before is None:
@@ -65,6 +68,8 @@ def migrate(
         out.print(f"  applied {name}")
     if make_roles:
         out.print(f"roles: {', '.join(map(clean, report.roles))}")
+    if df or report.df_renewed:
+        out.print(f"schema df over it is {'made anew' if report.df_renewed else 'up to date'}")
     if rls is not None:
         out.print(f"row-level security by submitter is {'on' if report.row_security else 'off'}")
 
