@@ -172,7 +172,7 @@ async def test_outcome_is_not_settled_by_the_next_incarnation(dsn: str, schema: 
             hosted=hosted, event_id=2, attempt=1, command=SimpleNamespace(seq=1, name="debit")
         )  # fmt: skip
         with pytest.raises(psycopg.Error) as refused:
-            await host.transactions._outcome(run)
+            await host.transactions._checkpoints.outcome(run)
         assert refused.value.sqlstate == "PGD01"
         assert await rows(engine, "select kind from @.history where instance_id = %s", UUID(handle.id)) == [("step",)]
 

@@ -11,20 +11,17 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import logging
-import re
 import threading
 from concurrent.futures import Future as ThreadFuture
-from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
 import psycopg
-from psycopg import pq
 from psycopg_pool import AsyncConnectionPool, ConnectionPool, PoolTimeout
 
 from pgdurable._engine import probes
 from pgdurable._engine.answers import LimitedConnection, answer_s, cut
 from pgdurable._engine.attempts import Attempt
+from pgdurable._engine.checkpoints import FORMATS, Checkpoints
 from pgdurable._engine.clock import micros
 from pgdurable._engine.conflicts import MOST_CONFLICTS, conflict_wait, is_conflict
 from pgdurable._engine.connections import is_passing, read_only, read_only_for_good
@@ -32,35 +29,19 @@ from pgdurable._engine.pool_share import PoolShare
 from pgdurable._engine.route import Route
 from pgdurable._engine.same_server import SameServer
 from pgdurable._engine.sessions import Sessions
-from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection, StepTexts
+from pgdurable._engine.step_connection import AsyncStepConnection, StepConnection
 from pgdurable._engine.step_shelf import StepShelf
 from pgdurable._engine.steps import StepRun
 from pgdurable._engine.tasks import within
 from pgdurable._engine.trouble import Troubles
 from pgdurable._runtime.current import current_attempt
 from pgdurable._secret import server_said
-from pgdurable._store.sql import named_queries
-from pgdurable.codec import roundtrip
-from pgdurable.encryption import place_of
-from pgdurable.errors import CodecError
 
 if TYPE_CHECKING:
     from pgdurable._engine.host import Host
 
 __all__ = ["Transactions"]
 
-logger = logging.getLogger("pgdurable.steps")
-_VOIDED = object()
-# Written out, so that no SQL is put together.
-_BEGIN = {
-    None: "begin",
-    "read committed": "begin isolation level read committed",
-    "repeatable read": "begin isolation level repeatable read",
-    "serializable": "begin isolation level serializable",
-}
-# Of the checkpoint's parameters: uuid, three ints, a real, a smallint, two texts, a bigint. The id goes in binary.
-_TYPES = [2950, 23, 23, 23, 700, 21, 25, 25, 20]
-_FORMATS = [pq.Format.BINARY, *[pq.Format.TEXT] * 8]
 _LONGEST_WAIT_FOR_ORDER_S = 0.5
 _PLACE = "transaction steps wait"
 _SAY_FROM_S = 0.08  # the first tries may have met connections that had died while they lay idle
@@ -120,20 +101,8 @@ class Transactions:
         self._server = server
         self._troubles = troubles
         self._waiting = 0  # steps that could not run for a while
-        queries = named_queries("worker", schema)
-        # The fence is held from the very beginning: whoever takes this worker over ends the sessions that hold it,
-        # and so frees the rows they have locked. It travels with the first statement, or (`def`) with BEGIN.
-        self._fence = queries["fence_transaction"]
         self._sessions = Sessions()
-        self._checkpoint = queries["checkpoint_transaction"]
-        self._settle = queries["settle_transaction"]
-        self._read = queries["read_checkpoint"]
-        numbers = map("${}".format, range(1, 100))
-        self._texts = StepTexts(
-            queries["fence_transaction"].replace("%s", "$1").encode(),
-            re.sub("%s", lambda _: next(numbers), self._checkpoint).encode(),
-            _TYPES,
-        )
+        self._checkpoints = Checkpoints(host, dsn, schema, route, server)
         self._careful: set[str | None] = set()  # the steps that deallocate what their connection has prepared
         self._shelf = StepShelf(pool, max_size, renewed=not route.pooled)
         self._sync_pool: ConnectionPool[StepConnection] | None = None
@@ -226,19 +195,19 @@ class Transactions:
                     run.extra.check_time()
                 step = command.step
                 opening = b"BEGIN" if step.isolation is None else b"BEGIN ISOLATION LEVEL " + step.isolation.encode()
-                conn.begin_step(self._texts, [b"%d" % run.hosted.worker], careful, opening)
+                conn.begin_step(self._checkpoints.texts, [b"%d" % run.hosted.worker], careful, opening)
                 if step.session is None:
                     value = await step.fn(conn, *command.args, **(command.kwargs or {}))
                 else:
                     value = await self._sessions.call(step.fn, step.session, conn, command.args, command.kwargs or {})
                 conn.check_open()
-                payload = self._payload(run, value)
+                payload = self._checkpoints.payload(run, value)
                 if probes.armed:
                     probes.reach("transaction.ran")
                 await self._hold_order(run, run.attempt)
                 committing = True
                 # From here to the outcome nothing interrupts: `committing` keeps cancel() and timeouts off.
-                at = await conn.commit_step(self._binary_row(run, payload), _FORMATS)
+                at = await conn.commit_step(self._checkpoints.binary_row(run, payload), FORMATS)
             except BaseException:
                 broken = conn.closed
                 await conn.abandon_step()
@@ -308,7 +277,7 @@ class Transactions:
         attempt = run.attempt
         conn: StepConnection | None = None
         try:
-            with self._threads_pool().connection() as conn, conn.step(self._begin_text(run)):
+            with self._threads_pool().connection() as conn, conn.step(self._checkpoints.begin(run)):
                 if run.extra is not None:
                     run.extra.check_time()
                 step, kwargs = command.step, command.kwargs or {}
@@ -317,12 +286,14 @@ class Transactions:
                 else:
                     value = self._sessions.call_blocking(step.fn, step.session, conn, command.args, kwargs)
                 conn.check_open()
-                payload = self._payload(run, value)
+                payload = self._checkpoints.payload(run, value)
                 permission: ThreadFuture[None] = asyncio.run_coroutine_threadsafe(
                     self._permit(run, attempt, conn, limits), self._host.loop
                 )
                 permission.result()
-                row = conn.execute(self._checkpoint, self._row(run, payload), prepare=True).fetchone()
+                row = conn.execute(
+                    self._checkpoints.statement, self._checkpoints.row(run, payload), prepare=True
+                ).fetchone()
             assert row is not None
             return micros(row[0])
         except psycopg.Error as error:
@@ -371,76 +342,12 @@ class Transactions:
                 )  # fmt: skip
             return self._sync_pool
 
-    def _begin_text(self, run: StepRun) -> str:
-        # Written out: several commands in one message take no parameters.
-        isolation = run.command.step.isolation
-        return f"{_BEGIN[isolation]}; " + self._fence.replace("%s", str(int(run.hosted.worker)))
-
-    def _payload(self, run: StepRun, value: Any) -> bytes:
-        command = run.command
-        try:
-            payload, run.value = roundtrip(
-                value, command.step.signature.returns, what=command.name or "", limit=self._host.payload_limit
-            )
-        except CodecError as refused:
-            raise run._bad_result(refused) from None
-        encryption = self._host.encryption
-        if encryption is not None:
-            payload = encryption.seal(run.hosted.id, place_of("step", command.seq, None, None), payload)
-        return payload
-
-    def _row(self, run: StepRun, payload: bytes) -> tuple[Any, ...]:
-        command = run.command
-        return (
-            run.hosted.uuid, run.event_id, command.seq, command.fingerprint, (perf_counter() - run.started) * 1e3,
-            run.attempt, command.name, payload.decode(), run.hosted.worker,
-        )  # fmt: skip
-
-    def _binary_row(self, run: StepRun, payload: bytes) -> list[bytes | None]:
-        """As `_row`, for the checkpoint in libpq's own form."""
-        command = run.command
-        mark = command.fingerprint
-        return [
-            run.hosted.id, b"%d" % run.event_id, b"%d" % command.seq, None if mark is None else b"%d" % mark,
-            b"%.6g" % ((perf_counter() - run.started) * 1e3), b"%d" % run.attempt,
-            None if command.name is None else command.name.encode(), payload, b"%d" % run.hosted.worker,
-        ]  # fmt: skip
-
     async def _settled(self, run: StepRun, error: Exception) -> int:
-        found = await self._outcome(run)
-        if found is _VOIDED:
+        at_us = await self._checkpoints.outcome(run)
+        if at_us is None:
             run.hosted.order_settled(run)
             raise _Unavailable from error
-        return int(found)
-
-    async def _outcome(self, run: StepRun) -> Any:
-        """Whether a transaction whose connection broke at its commit took effect: its time, or _VOIDED.
-
-        A void row in the checkpoint's place decides it. It waits for the old transaction if that still runs; if
-        the void gets in, the old transaction can never commit.
-        """
-        wait = 0.02
-        command = run.command
-        while True:
-            try:
-                # Not of the pool: its connections may all be held by steps that wait for locks of a step that waits
-                # for this instance's order, which is held until the outcome is known.
-                async with await LimitedConnection.connect(self._dsn, **self._route.options) as conn:
-                    await self._server.configure(conn)
-                    cursor = await conn.execute(self._settle, (
-                        run.hosted.uuid, run.event_id, command.seq, run.attempt, command.name, run.hosted.worker,
-                    ))  # fmt: skip
-                    if await cursor.fetchone() is not None:
-                        return _VOIDED
-                    cursor = await conn.execute(self._read, (run.hosted.uuid, run.event_id))
-                    row = await cursor.fetchone()
-                    return _VOIDED if row is None else micros(row[0])
-            except psycopg.Error as error:
-                if not is_passing(error):
-                    raise
-                logger.debug("outcome of %s not known yet: %s", run.command.name, server_said(error))
-            await asyncio.sleep(wait)
-            wait = min(wait * 2, 1.0)
+        return at_us
 
     async def close(self) -> None:
         await self._shelf.close()
