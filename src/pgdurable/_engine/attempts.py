@@ -137,10 +137,15 @@ class Extra:
         """The attempt is over."""
         self.until = 0.0
         if self.streams is not None:
-            self.streams.leave()
+            self.streams.flush()
         release = self.take_release()
         if release is not None:
             release()
+
+    def end_step(self) -> None:
+        """No attempt will follow. To be called in the turn in which the step's end is recorded: they share a commit."""
+        if self.streams is not None:
+            self.streams.cut()
 
 
 def need_extra(run: StepRun) -> Extra:

@@ -222,6 +222,8 @@ class StepRun:
     def ended(self, value: Any, error: BaseException | None) -> None:
         interrupted = self.interrupted(error)
         if not self.end_attempt():
+            if self.extra is not None and not self.hosted.closed:
+                self.extra.end_step()
             self.hosted.step_gone(self)
             return
         if interrupted and not self.command.step.at_most_once:
@@ -242,6 +244,8 @@ class StepRun:
         except CodecError as refused:
             self.failed(self._bad_result(refused))
             return
+        if self.extra is not None:
+            self.extra.end_step()
         self.event_id = hosted.record_step(self, payload, None, (perf_counter() - self.started) * 1e3)
         if probes.armed:
             probes.reach("step.recorded")
@@ -273,6 +277,8 @@ class StepRun:
         elif wait is None:
             self.value = None
             self.error = decode_error(data, step=command.name or "", attempt=self.attempt)
+            if self.extra is not None:
+                self.extra.end_step()
             self.event_id = hosted.record_step(self, None, data, elapsed)
         else:
             record = AttemptRecord(self, wait)

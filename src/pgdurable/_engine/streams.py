@@ -188,8 +188,11 @@ class StepWriter:
         hosted.host.flusher.add_write(hosted.id, "stream", seq, bodies[-1], _Written(hosted, self.future))
         hosted.host.kick()
 
-    def leave(self) -> None:
-        """The attempt is over: what earlier ones wrote beyond it goes."""
+    def cut(self) -> None:
+        """The step has ended, with no attempt to follow: what earlier ones wrote beyond the last goes.
+
+        Not sooner: who reads along passes over a place that is void, and would miss what another attempt writes there.
+        """
         self.flush()
         if self.counts:
             hosted = self.run.hosted

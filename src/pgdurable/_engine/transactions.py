@@ -154,6 +154,8 @@ class Transactions:
         if at_us is not None:
             if probes.armed:
                 probes.reach("transaction.committed")
+            if run.extra is not None:
+                run.extra.end_step()
             hosted.order_settled(run)
             hosted.host.steps_done += 1
             hosted.steps.pop(run.command.seq, None)
@@ -162,6 +164,8 @@ class Transactions:
         else:
             hosted.order_settled(run)
             if not wanted:
+                if run.extra is not None and not hosted.closed:
+                    run.extra.end_step()
                 hosted.step_gone(run)
             elif interrupted:
                 run.again_later()
