@@ -150,6 +150,7 @@ def start_child(
     kwargs: dict[str, Any] | None = None,
     version: str | None = None,
     queue: str = "default",
+    partition: str | None = None,
     priority: int = 0,
     delay: float | timedelta | None = None,
     labels: dict[str, Any] | None = None,
@@ -163,7 +164,7 @@ def start_child(
     Args:
         workflow: the decorated function, or a workflow's name.
         id: the child's user-chosen id. Default: none, and the child is told apart by its UUID.
-        kwargs, version, queue, priority, delay, labels: as for `Client.start`.
+        kwargs, version, queue, partition, priority, delay, labels: as for `Client.start`.
         parent_close: what becomes of the child if it still runs when its parent ends, however that ends: `cancel` it,
             or leave it to itself (`abandon`).
     Raises:
@@ -180,7 +181,9 @@ def start_child(
         raise ValueError(f"parent_close is 'cancel' or 'abandon', found {parent_close!r}")
     options: dict[str, Any] = {}
     if queue != "default":
-        options["queue"] = queue
+        options["queue"] = _name(queue, "queue")
+    if partition is not None:
+        options["partition"] = _name(partition, "partition")
     if priority:
         options["priority"] = priority
     if delay is not None:
@@ -195,6 +198,12 @@ def start_child(
         command = _issue(machine, call)
         return ChildHandle(machine, command, machine.wait(call.begun))
     return _start(machine, call)
+
+
+def _name(name: str, what: str) -> str:
+    if not isinstance(name, str) or not name or "\0" in name or len(name.encode()) > 512:
+        raise ValueError(f"start_child({what}=...) is a text of 1 to 512 bytes without NUL, found {name!r:.80}")
+    return name
 
 
 async def _start(machine: Machine, call: ChildCall) -> ChildHandle[Any]:

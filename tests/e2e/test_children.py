@@ -9,7 +9,7 @@ import pytest
 
 import pgdurable as pgd
 
-from .namespace import Namespace, status_is
+from .namespace import Namespace, status_is, until
 
 
 @pgd.step
@@ -93,7 +93,30 @@ async def named(id: str) -> list[Any]:
     return []
 
 
-ALL = (child, broken, waits, calls, fans_out, calls_blocking, catches, leaves_behind, gives_up, named)
+@pgd.workflow
+async def in_partitions(names: list[str]) -> list[int]:
+    started = [
+        await pgd.start_child(child, n, id=f"of {name}", queue="children", partition=name)
+        for n, name in enumerate(names)
+    ]
+    return [await one.result() for one in started]
+
+
+@pgd.workflow
+async def misnames() -> list[str]:
+    refused = []
+    for name in ("", "a\0b", "x" * 513, 7):
+        try:
+            await pgd.start_child(child, 1, queue="children", partition=name)
+        except ValueError as error:
+            refused.append(str(error))
+    return refused
+
+
+ALL = (
+    child, broken, waits, calls, fans_out, calls_blocking, catches, leaves_behind, gives_up, named, in_partitions,
+    misnames,
+)  # fmt: skip
 
 
 def again(ns: Namespace, h: pgd.Handle) -> None:
@@ -144,6 +167,27 @@ async def test_an_id_of_ones_own_and_one_that_is_taken(ns: Namespace) -> None:
     async with ns.engine(*ALL) as engine:  # replayed, the refusal is the same
         again(ns, h)
         assert await h.__class__(engine, h.instance_id).result(timeout=20) == [id, result, refusal]
+
+
+async def test_children_stand_in_the_line_of_their_queue_and_partition(ns: Namespace) -> None:
+    async with ns.engine(*ALL) as engine:
+        await engine.queues.set_partition("children", "held", paused=True)
+        h = await engine.start(in_partitions, ["free", "held"])
+        await until(lambda: ns.one("select count(*) from @.instances where parent is not null") == 2, "both are there")
+        free = await engine.get("of free")
+        assert await free.result(timeout=20) == 0
+        assert ns.sql("select partition, status from @.instances where parent is not null order by 1") == [
+            ("free", "completed"), ("held", "pending"),
+        ]  # fmt: skip
+        await engine.queues.set_partition("children", "held", paused=False)
+        assert await h.result(timeout=20) == [0, 2]
+
+
+async def test_a_partition_that_is_none_is_refused(ns: Namespace) -> None:
+    async with ns.engine(misnames, child) as engine:
+        refused = await (await engine.start(misnames)).result(timeout=20)
+    assert len(refused) == 4
+    assert all("of 1 to 512 bytes without NUL" in one for one in refused)
 
 
 async def test_a_child_may_run_elsewhere_and_its_parent_be_parked(ns: Namespace) -> None:

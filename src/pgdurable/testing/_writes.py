@@ -60,8 +60,8 @@ def child(store: Store, id: bytes, place: int, body: Any) -> None:
         InstanceRow(
             child_id.bytes, body["workflow"], body["version"], "pending" if owner is None else "running",
             text_of(body["input"]), store.clock.now, key=key, queue=body.get("queue") or "default",
-            priority=body.get("priority") or 0, owner=owner, parent=parent.uuid, parent_seq=place,
-            parent_close=body["parent_close"], submitted_by=parent.submitted_by,
+            partition=body.get("partition") or "", priority=body.get("priority") or 0, owner=owner,
+            parent=parent.uuid, parent_seq=place, parent_close=body["parent_close"], submitted_by=parent.submitted_by,
             wake_us=store.clock.now_us() + delay_us, labels=None if labels is None else text_of(labels),
         )
     )  # fmt: skip
