@@ -23,7 +23,7 @@ from .processes import Workers
 
 NEXT = """\
 [bold]Where to look next[/]
-  examples/orders/workflows.py  all it takes: some hundred lines of plain Python
+  examples/orders/workflows.py  all it takes: some two hundred lines of plain Python
   examples/README.md            on your own PostgreSQL; looking into the tables
   README.md                     how to write your own\
 """
@@ -96,7 +96,7 @@ def demo(given: argparse.Namespace, dsn: str, server: pgd.EmbeddedServer | None,
     finally:
         show.end()
     with psycopg.connect(dsn, autocommit=True) as conn:
-        found = proof.check(conn, run.acknowledged)
+        found = proof.check(conn, run.told)
         show.table(figures(conn, run, orders), found)
     wrong = sum(map(len, found.values()))
     if wrong:
@@ -112,7 +112,7 @@ def check(dsn: str, show: Display) -> int:
     """The proof alone, over whatever the database holds."""
     try:
         with psycopg.connect(dsn, autocommit=True) as conn:
-            found = proof.check(conn, {})
+            found = proof.check(conn, proof.Told())
             orders = conn.execute("select count(*) from durable.instances where workflow = 'order'").fetchone()
     except psycopg.errors.UndefinedTable:
         raise DemoFailed("this database has no shop to check; run the demo on it first") from None
@@ -133,8 +133,9 @@ def figures(conn: psycopg.Connection[Any], run: Run, orders: list[shop.Order]) -
         return conn.execute(query, {"began": run.began_at}).fetchall()[0]  # type: ignore[no-any-return]
 
     ends = conn.execute(
-        "select output ->> 'end', count(*) from durable.instances"
-        " where workflow = 'order' and created_at >= %s and status = 'completed' group by 1 order by 2 desc",
+        "select coalesce(output ->> 'end', status), count(*) from durable.instances"
+        " where workflow = 'order' and created_at >= %s and status in ('completed', 'cancelled')"
+        " group by 1 order by 2 desc",
         (run.began_at,),
     ).fetchall()
     (steps, retried) = one(
@@ -154,13 +155,21 @@ def figures(conn: psycopg.Connection[Any], run: Run, orders: list[shop.Order]) -
         " string_agg(to_char((stats ->> 'p99_ms')::float8, 'FM999990.0'), ' / ' order by id)"
         " from durable.workers where started_at >= %(began)s and stats ->> 'p50_ms' is not null"
     )
-    completed = sum(count for _, count in ends)
+    packings, closings, updates, places = one(
+        "select (select count(*) from durable.instances where workflow = 'packing' and created_at >= %(began)s),"
+        " (select count(*) from durable.instances where workflow = 'closing' and created_at >= %(began)s),"
+        " (select count(*) from durable.updates where requested_at >= %(began)s),"
+        " (select count(*) from durable.stream_items where written_at >= %(began)s)"
+    )
+    ended = sum(count for _, count in ends)
     rows = [
-        ("orders completed", f"{completed:,} of {len(orders):,}"),
+        ("orders at their end", f"{ended:,} of {len(orders):,}"),
         ("", ", ".join(f"{count:,} {end}" for end, count in ends)),
         ("durable steps", f"{steps:,}"),
         ("failed attempts, tried again", f"{retried:,}"),
-        ("signals, timers", f"{signals:,}, {timers:,}"),
+        ("signals, timers, updates", f"{signals:,}, {timers:,}, {updates:,}"),
+        ("packed in their depot's line", f"{packings:,}"),
+        ("stream items, closings by schedule", f"{places:,}, {closings:,}"),
         ("steps/s, crashes included", f"{steps / run.seconds:,.0f} over {run.seconds:.1f} s"),
         ("steps/s, best second", f"{best:,}"),
         ("transition latency p50, per worker", f"{p50} ms"),

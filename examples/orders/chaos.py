@@ -7,8 +7,8 @@ and one after. So whatever the speed of the machine, each kill finds orders in e
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
-import uuid
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -18,6 +18,7 @@ from psycopg.types.json import Jsonb
 
 import pgdurable as pgd
 
+from .customers import Customers
 from .display import Display
 from .doubles import dice
 from .processes import Worker, Workers
@@ -93,7 +94,8 @@ class Run:
         self._approvers: list[asyncio.Task[None]] = []
         self._doing = ""
         self._wave_news = asyncio.Event()
-        self.acknowledged: dict[str, uuid.UUID] = {}
+        self._customers = Customers(seed)
+        self.told = self._customers.told
         self.recoveries: list[tuple[str, str]] = []
         self.seconds = 0.0
         self.began_at: Any = None
@@ -114,6 +116,7 @@ class Run:
             for task in tasks + self._approvers:
                 task.cancel()
             await asyncio.gather(*tasks, *self._approvers, return_exceptions=True)
+            await self._customers.close()
             await self._sql.close()
             await self._person.close()
 
@@ -136,20 +139,31 @@ class Run:
         waves = [self._orders[first : first + wave] for first in range(half, len(self._orders), wave)]
         waves += [[]] * (4 - len(waves))
         async with pgd.Client(self._dsn) as client:
+            with contextlib.suppress(pgd.ScheduleNotFound):  # the first run: the worker makes it
+                await client.schedules.resume("closing")
             await self._import(client, self._orders[:half])
             await self._during(self._wave(client, waves[0]), self._kill_worker)
             await self._during(self._wave(client, waves[1]), self._crash_database)
             await self._during(self._wave(client, waves[2]), self._kill_worker)
             self._doing = f"worker {len(self._workers.all)} runs"
             await self._wave(client, waves[3])
-        self._doing = "last deliveries"
+            self._doing = "last deliveries"
+            await self._ended("order")
+            await asyncio.gather(*self._approvers)
+            await self._customers.served()
+            self.seconds = time.monotonic() - began
+            self._show.says("all orders have come to their end")
+            self._doing = "the books are closed"
+            await client.schedules.pause("closing", "the shop is closed")
+            await (await client.schedules.trigger("closing")).result()
+            await self._ended("packing", "closing")
+
+    async def _ended(self, *workflows: str) -> None:
+        """Waits until none of their instances is under way."""
         await self._until(
-            "select not exists (select from durable.instances where workflow = 'order' and not status = any(%s))",
-            (list(ENDED),),
+            "select not exists (select from durable.instances where workflow = any(%s) and not status = any(%s))",
+            (list(workflows), list(ENDED)),
         )
-        await asyncio.gather(*self._approvers)
-        self.seconds = time.monotonic() - began
-        self._show.says("all orders have come to their end")
 
     async def _during(self, wave: Coroutine[Any, Any, None], harm: Callable[[], Coroutine[Any, Any, None]]) -> None:
         """Does harm in the middle of a wave of orders, and waits for both."""
@@ -201,7 +215,7 @@ class Run:
                 await asyncio.sleep(0.1)
 
     def _acknowledge(self, order: Order, handle: pgd.Handle[Any]) -> None:
-        self.acknowledged[order.order_id] = handle.instance_id
+        self._customers.ordered(order, handle)
         thrown = dice(self._seed, "approver", order.order_id)
         if order.big and thrown >= 10:  # one in ten is never looked at
             self._approvers.append(asyncio.create_task(self._approve(handle.id, thrown >= 20, thrown / 50)))
@@ -213,7 +227,7 @@ class Run:
         try:
             await self._person.rows("select durable.signal(%s, 'approval', %s)", (id, answer))
         except psycopg.Error as error:
-            if error.sqlstate != "PGD03":  # the order has ended by now: it was declined, or ann was too late
+            if error.sqlstate != "PGD03":  # the order has ended by now: declined, cancelled, or ann was too late
                 raise
 
     # -- harm ----------------------------------------------------------------------------------------------------
@@ -221,7 +235,8 @@ class Run:
     async def _kill_worker(self) -> None:
         old = self._workers.current
         id = await self._wait_for_work(old)
-        held = [row[0] for row in await self._sql.rows("select id from durable.instances where owner = %s", (id,))]
+        mine = "select id from durable.instances where owner = %s and workflow = 'order'"
+        held = [row[0] for row in await self._sql.rows(mine, (id,))]
         number = len(self._workers.all)
         began = time.monotonic()
         old.kill()

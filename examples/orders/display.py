@@ -11,10 +11,12 @@ from rich.text import Text
 
 INTRO = (
     "[bold]A shop takes {orders:,} orders. Each debits an account, may wait for a person's approval, takes goods off a"
-    " shelf, talks to two unreliable services at once, waits for the delivery, and says thank you.[/]\n\n"
-    "That is plain Python: [cyan]examples/orders/workflows.py[/], some hundred lines with no queue, no state table and"
-    " no recovery code. While it runs, this demo kills the process that runs it (SIGKILL, twice){crash}. Then it counts"
-    " the money: every account, every shelf, every order.\n"
+    " shelf, talks to two unreliable services at once, is packed in the line of its depot, travels, and is thanked for."
+    " Some are redirected or cancelled on the way, and then all that was done is undone. Each second the books are"
+    " closed.[/]\n\n"
+    "That is plain Python: [cyan]examples/orders/workflows.py[/], two hundred lines with no queue server, no scheduler,"
+    " no state table and no recovery code. While it runs, this demo kills the process that runs it (SIGKILL,"
+    " twice){crash}. Then it counts the money: every account, every shelf, every order.\n"
 )
 PLAIN_EVERY_S = 2.0
 

@@ -14,6 +14,7 @@ from .workflows import BIG_CENTS
 
 MARK = "pgdurable demo shop"
 ACCOUNTS = 250
+STREETS = ("Mill Lane", "Station Road", "Quay Street", "Hill Rise")
 PRICES = {f"sku-{n:02}": 900 + 370 * n for n in range(1, 41)}
 
 
@@ -30,15 +31,16 @@ class Order:
     sku: str
     n: int
     cents: int
+    address: str
 
     @property
     def big(self) -> bool:
         return self.cents >= BIG_CENTS
 
     @property
-    def arguments(self) -> tuple[str, int, str, int, int]:
+    def arguments(self) -> tuple[str, int, str, int, int, str]:
         """As the workflow `order` takes them."""
-        return self.order_id, self.account, self.sku, self.n, self.cents
+        return self.order_id, self.account, self.sku, self.n, self.cents, self.address
 
 
 def place_orders(count: int, seed: int, run: int) -> list[Order]:
@@ -48,7 +50,8 @@ def place_orders(count: int, seed: int, run: int) -> list[Order]:
     for number in range(1, count + 1):
         sku = rng.choice(list(PRICES))
         n = -(-BIG_CENTS // PRICES[sku]) if rng.random() < 0.1 else rng.randint(1, 3)
-        orders.append(Order(f"{run}-{number:05}", rng.randint(1, ACCOUNTS), sku, n, n * PRICES[sku]))
+        address = f"{rng.randint(1, 99)} {rng.choice(STREETS)}"
+        orders.append(Order(f"{run}-{number:05}", rng.randint(1, ACCOUNTS), sku, n, n * PRICES[sku], address))
     return orders
 
 

@@ -20,7 +20,16 @@ create table if not exists shop.ledger (
     order_id  text not null,
     account   int not null,
     kind      text not null check (kind in ('debit', 'refund')),
-    cents     bigint not null
+    cents     bigint not null,
+    closing   text  -- the one that counted this line, null before
+);
+
+create index if not exists ledger_open on shop.ledger (at) where closing is null;
+
+create table if not exists shop.closings (
+    at       timestamptz not null default now(),
+    closing  text not null,
+    cents    bigint not null
 );
 
 create table if not exists shop.stock_moves (

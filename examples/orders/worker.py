@@ -23,7 +23,9 @@ async def main(dsn: str | None, name: str | None) -> None:
         sys.stdin.read()
         loop.call_soon_threadsafe(closed.set)
 
-    async with pgd.Engine(dsn, workflows=[workflows.order], name=name):
+    everything = [workflows.order, workflows.packed, workflows.closing]
+    async with pgd.Engine(dsn, workflows=everything, name=name) as engine:
+        await workflows.set_up(engine)
         threading.Thread(target=read_to_end, daemon=True).start()
         await closed.wait()
 
