@@ -246,7 +246,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
         " signal_with_start request_update ask answers state take_queries answer_query sweep_talk"
         " instance_ended sweep_runs"
         " cancel terminate pause retry fork delete bulk_step hear undo settle_requests with_timeout"
-            " claim_external complete_step fail_step heartbeat".split()
+        " claim_external complete_step fail_step heartbeat".split()
     )
 
 
