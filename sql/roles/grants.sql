@@ -53,6 +53,16 @@ grant execute on function
     @extschema@.backfill_schedule, @extschema@.drop_schedule
     to @client@;
 
+-- What makes and reads definitions of SQL workflows: it touches no table. A step runs as who submitted it, and so does `bind`.
+grant execute on function
+    @extschema@.normalize, @extschema@.normal_seconds, @extschema@.child_nodes, @extschema@.nodes, @extschema@.check_node,
+    @extschema@.check_definition, @extschema@.validate, @extschema@.truthy, @extschema@.resolve, @extschema@.no_value,
+    @extschema@.env_entry, @extschema@.env_path, @extschema@.scan_query, @extschema@.check_query, @extschema@.query_refs,
+    @extschema@.infer_types, @extschema@.settle_types, @extschema@.type_kind, @extschema@.value_type,
+    @extschema@.ref_expression, @extschema@.lit_expression, @extschema@.rows_expression, @extschema@.join_parts,
+    @extschema@.bind, @extschema@.bind_late, @extschema@.fit
+    to @reader@, @client@;
+
 -- A worker writes what running an instance takes. It never changes history, and removes it by sweep's functions only.
 grant insert on
     @extschema@.workflows, @extschema@.instances, @extschema@.instance_keys, @extschema@.history,
