@@ -87,6 +87,14 @@ PROMISES = {
         "a trigger counts who holds a slot whenever an instance gets an owner; the times of beginnings against the rate"
     ),
     "an at_most_once step begins at most once": "executions in the file of a step that was recorded before it began",
+    "an update is carried out once per key, and its sender told what it came to": (
+        "the senders' log of requests and replies against history, against the checkpoints of what they asked for, and "
+        "against the ledger; what was rejected is nowhere"
+    ),
+    "what an instance publishes last is what everybody sees": "the table of states against history",
+    "a stream has every item once, for who reads along and who reads later": (
+        "streams of a step that fails in the middle, against what it must write; and what somebody read as it came"
+    ),
     "each tick of a schedule starts one instance, whoever dies": (
         "the instances of a schedule of one second, tick by tick"
     ),

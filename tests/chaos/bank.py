@@ -28,6 +28,9 @@ OPENING_BALANCE = 100_000
 ESCROW = 0
 """The account that holds money between a transfer's order and its confirmation."""
 
+TAPE = "tape"
+"""The stream that `print_out` writes."""
+
 RETRY = pgd.Retry(max_attempts=20_000, initial=0.01, multiplier=2.0, max_interval=0.5, jitter=0.1)
 """Outlasts every fault: a disk that is full for a while costs attempts, never the transfer."""
 
@@ -109,6 +112,18 @@ async def stamp(token: str, tag: str) -> dict[str, Any]:
     if fails_now(0.3):
         raise RuntimeError("the ink was dry")
     return {"tag": tag, "nonce": nonce, "same": before is None or before["tag"] == tag}
+
+
+@pgd.step(retry=RETRY)
+async def print_out(token: str, tag: str, lines: int) -> dict[str, str]:
+    """Writes to a stream line by line, and may begin anew in the middle."""
+    nonce = runs(token, tag)
+    tape = pgd.stream(TAPE)
+    for line in range(lines):
+        await tape.write(line)
+        if fails_now(0.15):
+            raise RuntimeError("the paper was jammed")
+    return {"tag": tag, "nonce": nonce}
 
 
 @pgd.step(at_most_once=True)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from crash.replay import Row, compare, wrong_timers
+from crash.replay import Row, compare, runs_of, wrong_timers
 
 from . import bank, kinds
 from .evidence import Evidence, Incarnation, Instance, Tenure, Write
@@ -37,10 +37,13 @@ ATTEMPTS = "commands are answered once, attempts are counted across crashes"
 ONCE = "an at_most_once step begins at most once"
 LIMITS = "the limits of a queue hold, whoever dies"
 TICKS = "each tick of a schedule starts one instance, whoever dies"
+UPDATES = "an update is carried out once per key, and its sender told what it came to"
+STATES = "what an instance publishes last is what everybody sees"
+STREAMS = "a stream has every item once, for who reads along and who reads later"
 
 PROMISES = (
     MONEY, STARTS, RESULTS, SIGNALS, STEPS, RUNS, TRANSACTIONS, TIMERS, FENCE, OWNERS, REPLAY, ATTEMPTS,
-    LIMITS, TICKS, ONCE,
+    LIMITS, TICKS, ONCE, UPDATES, STATES, STREAMS,
 )  # fmt: skip
 
 
@@ -60,6 +63,7 @@ class Call:
     what: dict[str, Any]
     outcome: str = "unknown"
     instance: str | None = None
+    reply: Any = None
 
 
 def check(evidence: Evidence) -> list[Violation]:
@@ -70,6 +74,7 @@ def check(evidence: Evidence) -> list[Violation]:
     found += _limits(evidence)
     found += _once(evidence)
     found += _ticks(evidence)
+    found += [*_updates(evidence, calls), *_published(evidence), *_streams(evidence)]
     sent: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call.what["do"] == "signal":
@@ -92,6 +97,9 @@ def looked_at(evidence: Evidence) -> dict[str, int]:
     return {
         "acknowledged starts": sum(call.outcome == "ok" for call in calls if call.what["do"] == "start"),
         "acknowledged signals": sum(call.outcome == "ok" for call in calls if call.what["do"] == "signal"),
+        "acknowledged updates": sum(call.outcome == "ok" for call in calls if call.what["do"] == "update"),
+        "items of streams": sum(map(len, evidence.streams.values())),
+        "runs continued as new": rows["continued"],
         "calls whose outcome was unknown": sum(call.outcome == "unknown" for call in calls),
         "instances": len(evidence.instances),
         "checkpoints": rows["step"],
@@ -113,7 +121,7 @@ def _calls(evidence: Evidence) -> list[Call]:
             calls[event["call"]] = Call(event)
         elif event["event"] in ("ok", "refused"):
             call = calls[event["call"]]
-            call.outcome, call.instance = event["event"], event.get("instance")
+            call.outcome, call.instance, call.reply = event["event"], event.get("instance"), event.get("reply")
     return list(calls.values())
 
 
@@ -280,9 +288,14 @@ def _had_lost(worker: int | None, tenures: list[Tenure], write: Write) -> bool:
 
 
 def _attempts(instance: Instance) -> Iterator[Violation]:
+    for rows in runs_of(instance.history):
+        yield from _attempts_of_run(instance, rows)
+
+
+def _attempts_of_run(instance: Instance, rows: list[Row]) -> Iterator[Violation]:
     answered: set[int] = set()
     attempts: Counter[int] = Counter()
-    for row in instance.history:
+    for row in rows:
         if row.kind == "attempt":
             attempts[row.seq or 0] += 1
             if row.attempt != attempts[row.seq or 0]:
@@ -300,7 +313,7 @@ def _attempts(instance: Instance) -> Iterator[Violation]:
 
 
 def _signals(instance: Instance, calls: list[Call], queued: list[Any]) -> Iterator[Violation]:
-    got = [json.loads(row.payload or "null") for row in instance.history if row.kind == "signal"]
+    got = _consumed(instance)
     times = Counter(json.dumps(payload) for payload in got)
     sent = {json.dumps(call.what["payload"]): call for call in calls}
     for text, count in times.items():
@@ -323,10 +336,87 @@ def _signals(instance: Instance, calls: list[Call], queued: list[Any]) -> Iterat
         yield Violation(SIGNALS, f"{instance} says it got {instance.output['got']}, its history has {got}")
 
 
+def _consumed(instance: Instance) -> list[Any]:
+    """The signals in history, in order. What a run had not taken stands once more at the beginning of the next."""
+    got: list[Any] = []
+    before: list[Any] = []
+    for rows in runs_of(instance.history):
+        kept = rows[:1] != [] and rows[0].kind == "continued"
+        mine = []
+        for row in rows[1:] if kept else rows:
+            payload = json.loads(row.payload or "null")
+            kept = kept and row.kind == "signal" and payload in before
+            if row.kind == "signal":
+                mine.append(payload)
+                if not kept:
+                    got.append(payload)
+        before = mine
+    return got
+
+
 def _overtaken(call: Call, got: list[Any], instance: Instance) -> bool:
     """Whether the instance ended with an earlier sending of the same letter, whose sender was not told its fate."""
     letter, attempt = call.what["payload"]
     return instance.status in ENDED and any(there[0] == letter and there[1] < attempt for there in got)
+
+
+# -- updates, published state, streams -------------------------------------------------------------------------------
+
+
+def _updates(evidence: Evidence, calls: list[Call]) -> Iterator[Violation]:
+    rows = {key: (id, status, result) for id, key, status, result in evidence.updates}
+    accepted: Counter[str] = Counter()
+    noted: dict[tuple[str, str], Any] = {}
+    for instance in evidence.instances:
+        accepted.update(json.loads(row.payload or "{}")["key"] for row in instance.history if row.kind == "update")
+        for tag, _, row in _checkpoints(instance):
+            noted[instance.token, tag] = json.loads(row.payload or "null")
+    sent = {call.what["key"] for call in calls if call.what["do"] == "update"}
+    for key, times in accepted.items():
+        if times > 1 or key not in sent:
+            yield Violation(
+                UPDATES, f"update {key} was accepted {times} times, sent by {'us' if key in sent else 'nobody'}"
+            )
+    for call in calls:
+        if call.what["do"] != "update" or call.outcome == "unknown":
+            continue
+        key, number, token = call.what["key"], call.what["number"], call.what["token"]
+        _, status, result = rows.get(key, (None, "gone", None))
+        if call.outcome == "refused" or number == kinds.NO_DEPOSIT:
+            if call.outcome == "ok" or accepted[key] or status == "completed":
+                yield Violation(UPDATES, f"{token}: {number} was rejected, and is {status}")
+        elif not accepted[key] or (status, result) != ("completed", call.reply):
+            yield Violation(UPDATES, f"{token}: {number} was told {call.reply}, and is {status} with {result}")
+        elif noted.get((token, f"deposit {number}")) != call.reply:
+            found = noted.get((token, f"deposit {number}"))
+            yield Violation(UPDATES, f"{token}: {number} was told {call.reply}, its checkpoint is {found}")
+
+
+def _published(evidence: Evidence) -> Iterator[Violation]:
+    for instance in evidence.instances:
+        rows = [(row.name, json.loads(row.payload or "null")) for row in instance.history if row.kind == "state"]
+        if evidence.states.get(instance.id, {}) != dict(rows):
+            yield Violation(STATES, f"{instance} publishes {evidence.states.get(instance.id)}, its history says {rows}")
+        if instance.workflow == "teller" and instance.status == instance.kind.ends:
+            wanted = [("deposits", n) for n in range(1, instance.arguments["deposits"] + 1)]
+            if rows != wanted:
+                yield Violation(STATES, f"{instance} has published {rows}")
+
+
+def _streams(evidence: Evidence) -> Iterator[Violation]:
+    read = {event["token"]: event["lines"] for event in evidence.events if event["event"] == "read"}
+    for instance in evidence.instances:
+        if instance.workflow != "teller" or instance.status != instance.kind.ends:
+            continue
+        lines = list(range(kinds.printed_lines(instance.arguments["deposits"])))
+        slips = evidence.streams.get((instance.id, kinds.SLIPS))
+        tape = evidence.streams.get((instance.id, kinds.TAPE))
+        if slips != instance.output["order"]:
+            yield Violation(STREAMS, f"{instance} wrote {instance.output['order']}, its stream is {slips}")
+        if tape != lines:
+            yield Violation(STREAMS, f"a step of {instance} wrote {lines}, its stream is {tape}")
+        if read.get(instance.token, lines) != lines:
+            yield Violation(STREAMS, f"who read along with {instance} saw {read[instance.token]} of {lines}")
 
 
 # -- fencing --------------------------------------------------------------------------------------------------------

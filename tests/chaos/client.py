@@ -11,6 +11,7 @@ from typing import Any
 
 import pgdurable as pgd
 
+from . import kinds
 from .customer import Customer
 from .history import History
 
@@ -28,8 +29,16 @@ async def main(told: dict[str, Any]) -> None:
         except pgd.ConnectionFailed:
             await asyncio.sleep(0.2)
     async with client:
+        among = list(kinds.KINDS)
         customers = [
-            Customer(client, history, name=f"{told['name']}.{n}", seed=told["seed"], generation=None)
+            Customer(
+                client,
+                history,
+                name=f"{told['name']}.{n}",
+                seed=told["seed"],
+                generation=None,
+                first=among[n % len(among)],
+            )
             for n in range(told["customers"])
         ]
         closing = asyncio.Event()

@@ -28,20 +28,30 @@ class Customer:
     Args:
         api: an Engine, which starts what it then runs, or a Client.
         generation: of the code it has; None: it has none, orders by name, and the worker's code decides the version.
-        letters: whether it orders what needs confirmations.
+        letters: whether it orders what needs to be talked to.
+        first: the kind it orders first; so even a short run has some of everything.
     """
 
     def __init__(
-        self, api: pgd.Client, history: History, *, name: str, seed: int, generation: int | None, letters: bool = True
+        self,
+        api: pgd.Client,
+        history: History,
+        *,
+        name: str,
+        seed: int,
+        generation: int | None,
+        letters: bool = True,
+        first: str | None = None,
     ) -> None:
         self._api = api
         self._history = history
         self._name = name
         self._chance = random.Random(f"{seed} {name}")
         self._generation = generation
+        self._first = first
         self._kinds = [
             kind.name for kind in kinds.KINDS.values()
-            if letters or kind.letters({"letters": 1}) == 0
+            if letters or (kind.letters({"letters": 1}) == 0 and kind.asks({"deposits": 1}) == 0)
         ]  # fmt: skip
         self._calls = itertools.count(1)
 
@@ -49,9 +59,10 @@ class Customer:
         """Until the bank closes; then it ends the conversation it is in."""
         while not closing.is_set():
             # Drawn one after the other, whatever happens between: the wishes are the same in every run of a seed.
-            kind, args = kinds.draw(self._chance, self._kinds)
+            kind, args = kinds.draw(self._chance, self._kinds if self._first is None else [self._first])
+            self._first = None
             # Signals need an instance that can be found again, whether or not its start was acknowledged.
-            keyed = self._chance.random() < 0.7 or kind.letters(args) > 0
+            keyed = self._chance.random() < 0.7 or kind.letters(args) > 0 or kind.asks(args) > 0
             pauses = [self._chance.choice([0.0, 0.0, 0.02, 0.1, 0.5]) for _ in range(8)]
             order = next(self._calls)
             # Some stand in line at the counter, each branch of the bank in its own.
@@ -81,6 +92,10 @@ class Customer:
             await asyncio.sleep(pauses[letter])
             if not await self._send(handle, token, letter):
                 break
+        await asyncio.gather(*(self._ask(handle, token, n, pauses[n]) for n in range(kind.asks(args))))
+        if kind.asks(args):
+            await self._ask(handle, token, kinds.NO_DEPOSIT, 0.0)
+            await self._read(handle, token)
         await self._result(handle, token)
         await asyncio.sleep(pauses[-1])
 
@@ -98,6 +113,34 @@ class Customer:
                 return False
             await asyncio.sleep(0.05)
         raise AssertionError
+
+    async def _ask(self, handle: pgd.Handle[Any], token: str, number: int, pause: float) -> None:
+        """Asks for an update until it is told the reply, or that there will be none; always with the same key."""
+        await asyncio.sleep(pause)
+        key = uuid.uuid4()
+        while True:
+            outcome, _ = await self._call(
+                lambda: handle.update("deposit", number, key=key, timeout=5.0),
+                do="update", token=token, number=number, key=str(key),
+            )  # fmt: skip
+            if outcome != "unknown":
+                return
+            await asyncio.sleep(0.05)
+
+    async def _read(self, handle: pgd.Handle[Any], token: str) -> None:
+        """Reads along to the end of the stream; when the connection is lost from where it had come to."""
+        lines: list[Any] = []
+        offset = 0
+        while True:
+            try:
+                async for item in handle.stream(kinds.TAPE, offset).items():
+                    lines.append(item.value)
+                    offset = item.offset + 1
+            except (pgd.PgDurableError, TimeoutError, asyncio.TimeoutError):
+                await asyncio.sleep(0.1)
+                continue
+            self._history.note("read", token=token, lines=lines)
+            return
 
     async def _result(self, handle: pgd.Handle[Any], token: str) -> None:
         while True:
@@ -124,13 +167,18 @@ class Customer:
         except (ConnectionFailed, TimeoutError, asyncio.TimeoutError) as error:
             self._history.note("unknown", call=number, why=str(error).splitlines()[0])
             return "unknown", None
-        except InstanceFinished as error:
+        except pgd.UpdateFailed as error:  # the instance ended first: whether it had begun with it nobody is told
+            self._history.note("unknown", call=number, why=str(error).splitlines()[0])
+            return "failed", None
+        except (InstanceFinished, pgd.UpdateRejected) as error:
             self._history.note("refused", call=number, why=str(error).splitlines()[0])
             return "refused", None
         except pgd.PgDurableError as error:
             # Nothing a customer does here is wrong: said by a server in trouble, and with what effect is not known.
             self._history.note("unknown", call=number, why=str(error)[:300])
             return "unknown", None
-        instance = {"instance": str(result.instance_id)} if isinstance(result, pgd.Handle) else {}
-        self._history.note("ok", call=number, **instance)
+        told: dict[str, Any] = {"instance": str(result.instance_id)} if isinstance(result, pgd.Handle) else {}
+        if what["do"] == "update":
+            told = {"reply": result}
+        self._history.note("ok", call=number, **told)
         return "ok", result

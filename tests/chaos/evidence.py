@@ -111,6 +111,9 @@ class Evidence:
         excess: where more of a queue were held than allowed, as (queue, by whom, how many, how many at the most).
         ticks: what the schedule has started, as (id, tick, status, output); patrol: its anchor, the seconds from one
             tick to the next, and how many it counts as started, missed and skipped.
+        updates: of each request its instance, key, status and reply.
+        streams: the items of each stream, by instance and name, in the order of their places.
+        states: what each instance publishes.
         begun: when the instances of each queue with settings began, in order; rates: how many within how many seconds.
     """
 
@@ -127,6 +130,9 @@ class Evidence:
     rates: dict[str, tuple[int, float]]
     ticks: list[tuple[str, datetime, str, Any]]
     patrol: tuple[datetime, float, int, int, int]
+    updates: list[tuple[uuid.UUID, str, str, Any]]
+    streams: dict[tuple[uuid.UUID, str], list[Any]]
+    states: dict[uuid.UUID, dict[str, Any]]
 
 
 def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[Event]) -> Evidence:
@@ -202,4 +208,15 @@ def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[E
                        started, missed, skipped
                   from {schema}.schedules where name = 'patrol'"""
         ).fetchone(),  # type: ignore[arg-type]
+        updates=conn.execute(f"select instance_id, key::text, status, result from {schema}.updates").fetchall(),
+        streams={
+            (id, stream): items
+            for id, stream, items in conn.execute(
+                f"""select instance_id, stream, array_agg(item order by position)
+                      from {schema}.stream_items where kind = 'item' group by 1, 2"""
+            )
+        },
+        states=dict(
+            conn.execute(f"select instance_id, jsonb_object_agg(key, value) from {schema}.states group by 1").fetchall()
+        ),
     )

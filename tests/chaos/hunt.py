@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .nemesis import WokenInTakeover, WorkerStopped
+from .nemesis import WokenInTakeover, WorkerKilled, WorkerStopped
 from .outages import KINDS, AnswersLost, NetworkDead
 from .run import Planned, Result, play
 from .world import Settings
@@ -20,6 +20,7 @@ TARGETS = {
     "no fence": (WorkerStopped.kind, NetworkDead.kind),
     "no idempotent resend": (AnswersLost.kind,),
     "look before the lock": (WokenInTakeover.kind,),
+    "no lock of a queue": (WorkerKilled.kind,),
 }
 """By mutation: the kinds of fault under which it shows."""
 
@@ -59,7 +60,8 @@ async def hunt(
             Planned(1.0 + 2.0 * n, chance.choice(TARGETS[target]), chance.getrandbits(32))
             for n in range(int(SECONDS / 2))
         ]
-        settings = Settings(seed + number, workers=3, customers=16, own_customers=4, mutation=mutation)
+        # Few slots, so that the line at the counter never ends: else nothing shows who gives them out.
+        settings = Settings(seed + number, workers=3, customers=16, own_customers=4, slots=2, mutation=mutation)
         result: Result = await play(
             settings, folder / f"{number}", planned, SECONDS, say=say, patience=20.0, again=False
         )

@@ -19,6 +19,7 @@ from pgdurable.workflow import Workflow
 from .bank import (
     ACCOUNTS,
     ESCROW,
+    TAPE,
     hopeless,
     jot,
     move,
@@ -26,6 +27,7 @@ from .bank import (
     move_serializable,
     note,
     post,
+    print_out,
     saw,
     shaky,
     shaky_move,
@@ -33,7 +35,10 @@ from .bank import (
     weigh,
 )
 
-__all__ = ["GENERATIONS", "KINDS", "Effect", "Kind", "definition", "workflows_of"]
+__all__ = [
+    "GENERATIONS", "KINDS", "NO_DEPOSIT", "SLIPS", "TAPE", "Effect", "Kind", "definition", "printed_lines",
+    "workflows_of",
+]  # fmt: skip
 
 NAP, RACE, LONG_NAP, PATIENCE = 0.05, 0.04, 1.1, 900.0
 GENERATIONS = 12
@@ -62,6 +67,7 @@ class Kind:
         delays: every delay its timers may have, in seconds.
         ends: the status it must end with.
         letters: how many numbered signals named `confirm` it wants, from its arguments.
+        asks: how many numbered updates named `deposit` it wants, from its arguments; then somebody reads its `TAPE`.
         weight: how often it is ordered, beside the others.
     """
 
@@ -72,6 +78,7 @@ class Kind:
     delays: frozenset[float]
     ends: str = "completed"
     letters: Callable[[dict[str, Any]], int] = lambda args: 0
+    asks: Callable[[dict[str, Any]], int] = lambda args: 0
     weight: int = 2
 
 
@@ -312,6 +319,71 @@ def _trip_effects(args: dict[str, Any], output: Any) -> list[Effect]:
     return there + [Effect(token, f"back {part}", ESCROW, source, cents) for part in ("seats", "rooms")]
 
 
+# -- teller: deposits asked for by updates, published state, streams -------------------------------------------------
+
+SLIPS = "slips"
+NO_DEPOSIT = 99
+"""A number that no teller takes: its validator rejects it."""
+
+
+@pgd.workflow
+async def teller(token: str, source: int, target: int, cents: int, deposits: int) -> dict[str, Any]:
+    noted: list[Any] = []
+    order: list[int] = []
+
+    @pgd.on_update
+    async def deposit(number: int) -> dict[str, Any]:
+        made = await seen(token, move(token, f"deposit {number}", source, target, cents))
+        noted.append(made)
+        order.append(number)
+        pgd.set_state("deposits", len(order))
+        pgd.stream(SLIPS).write(number)
+        return made
+
+    @deposit.validator
+    def known(number: int) -> None:
+        if number >= deposits:
+            raise ValueError(f"there are {deposits} deposits to be made")
+
+    await pgd.wait_until(lambda: len(order) == deposits, timeout=PATIENCE)
+    noted.append(await seen(token, print_out(token, "printed", printed_lines(deposits))))
+    return {"token": token, "order": order, "noted": noted}
+
+
+def printed_lines(deposits: int) -> int:
+    """Of a teller's tape."""
+    return deposits + 3
+
+
+def _teller_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [
+        Effect(args["token"], f"deposit {number}", args["source"], args["target"], args["cents"])
+        for number in range(args["deposits"])
+    ]
+
+
+# -- rounds: an instance that continues as new after each letter -----------------------------------------------------
+
+
+@pgd.workflow
+async def rounds(
+    token: str, source: int, target: int, cents: int, letters: int, wanted: int, got: list[Any], noted: list[Any]
+) -> dict[str, Any]:
+    noted = [*noted, await seen(token, move(token, f"round {wanted}", source, target, cents))]
+    while not got or got[-1][0] != wanted:
+        got = [*got, await pgd.wait_signal("confirm", timeout=PATIENCE)]
+    if wanted + 1 < letters:
+        pgd.continue_as_new(token, source, target, cents, letters, wanted + 1, got, noted)
+    return {"token": token, "got": got, "noted": noted}
+
+
+def _rounds_effects(args: dict[str, Any], output: Any) -> list[Effect]:
+    return [
+        Effect(args["token"], f"round {number}", args["source"], args["target"], args["cents"])
+        for number in range(args["letters"])
+    ]
+
+
 # -- revised: another version with every deploy ---------------------------------------------------------------------
 
 
@@ -350,6 +422,15 @@ KINDS = {
         Kind(
             "standing", (standing,), lambda chance: {**_pair(chance), "times": chance.randint(1, 3)},
             _standing_effects, frozenset({LONG_NAP}),
+        ),
+        Kind(
+            "teller", (teller,), lambda chance: {**_pair(chance), "deposits": chance.randint(1, 4)},
+            _teller_effects, frozenset({PATIENCE}), asks=lambda args: int(args["deposits"]), weight=3,
+        ),
+        Kind(
+            "rounds", (rounds,),
+            lambda chance: {**_pair(chance), "letters": chance.randint(2, 4), "wanted": 0, "got": [], "noted": []},
+            _rounds_effects, frozenset({PATIENCE}), letters=lambda args: int(args["letters"]),
         ),
         Kind("posted", (posted,), _pair, _posted_effects, frozenset()),
         Kind("doomed", (doomed,), _pair, _doomed_effects, frozenset(), ends="failed", weight=1),

@@ -230,6 +230,113 @@ def a_tick_that_was_missed(evidence: Evidence) -> None:
     evidence.patrol = (anchor, every, started, 1, skipped)
 
 
+# -- updates, published state, streams, runs --------------------------------------------------------------------------
+
+
+@plant(checker.UPDATES)
+def update_accepted_twice(evidence: Evidence) -> None:
+    instance = one(evidence, "teller")
+    row = instance.history[place(instance, "update")]
+    instance.history.insert(place(instance, "update"), row)
+
+
+@plant(checker.UPDATES)
+def update_nobody_sent(evidence: Evidence) -> None:
+    payload = f'{{"key": "{uuid.uuid4()}", "input": [0]}}'
+    change(one(evidence, "teller"), "update", lambda row: dataclasses.replace(row, payload=payload))
+
+
+@plant(checker.UPDATES)
+def update_acknowledged_and_gone(evidence: Evidence) -> None:
+    told = next(event for event in evidence.events if event["event"] == "ok" and "reply" in event)
+    key = next(event["key"] for event in evidence.events if event["event"] == "call" and event["call"] == told["call"])
+    evidence.updates = [row for row in evidence.updates if row[1] != key]
+
+
+@plant(checker.UPDATES)
+def another_reply_told(evidence: Evidence) -> None:
+    told = next(event for event in evidence.events if event["event"] == "ok" and "reply" in event)
+    told["reply"] = {**told["reply"], "nonce": "0" * 12}
+
+
+@plant(checker.UPDATES)
+def reply_that_no_checkpoint_is(evidence: Evidence) -> None:
+    """The table and its reader agree, and the step has returned something else."""
+    told = next(event for event in evidence.events if event["event"] == "ok" and "reply" in event)
+    key = next(event["key"] for event in evidence.events if event["event"] == "call" and event["call"] == told["call"])
+    told["reply"] = {**told["reply"], "nonce": "0" * 12}
+    evidence.updates = [(*row[:3], told["reply"] if row[1] == key else row[3]) for row in evidence.updates]
+
+
+@plant(checker.UPDATES)
+def update_rejected_and_carried_out(evidence: Evidence) -> None:
+    call = _call(evidence, do="update", number=kinds.NO_DEPOSIT)
+    evidence.updates = [
+        (*row[:2], "completed", {}) if row[1] == call["key"] else row for row in evidence.updates
+    ]  # fmt: skip
+
+
+@plant(checker.STATES)
+def state_of_before(evidence: Evidence) -> None:
+    evidence.states[one(evidence, "teller").id]["deposits"] -= 1
+
+
+@plant(checker.STATES)
+def state_published_twice(evidence: Evidence) -> None:
+    instance = one(evidence, "teller")
+    instance.history.append(instance.history[place(instance, "state", last=True)])
+
+
+@plant(checker.STREAMS)
+def item_twice(evidence: Evidence) -> None:
+    items = evidence.streams[one(evidence, "teller").id, kinds.TAPE]
+    items.insert(1, items[0])
+
+
+@plant(checker.STREAMS)
+def item_of_the_workflow_twice(evidence: Evidence) -> None:
+    items = evidence.streams[one(evidence, "teller").id, kinds.SLIPS]
+    items.append(items[0])
+
+
+@plant(checker.STREAMS)
+def item_lost(evidence: Evidence) -> None:
+    evidence.streams[one(evidence, "teller").id, kinds.TAPE].pop(1)
+
+
+@plant(checker.STREAMS)
+def item_read_twice(evidence: Evidence) -> None:
+    lines = next(event["lines"] for event in evidence.events if event["event"] == "read")
+    lines.insert(1, lines[0])
+
+
+@plant(checker.STREAMS)
+def item_not_read(evidence: Evidence) -> None:
+    next(event["lines"] for event in evidence.events if event["event"] == "read").pop()
+
+
+@plant(checker.REPLAY)
+def continued_with_another_input(evidence: Evidence) -> None:
+    instance = one(evidence, "rounds")
+    change(
+        instance, "continued",
+        lambda row: dataclasses.replace(row, payload=(row.payload or "").replace('"cents": ', '"cents": 1')),
+    )  # fmt: skip
+
+
+@plant(checker.REPLAY)
+def run_that_is_lost(evidence: Evidence) -> None:
+    instance = one(evidence, "rounds")
+    del instance.history[place(instance, "continued") :]
+
+
+@plant(checker.SIGNALS)
+def signal_taken_again_by_the_next_run(evidence: Evidence) -> None:
+    instance = one(evidence, "rounds")
+    row = instance.history[place(instance, "signal")]
+    instance.history.append(dataclasses.replace(row, event_id=instance.history[-1].event_id + 1))
+
+
 # -- signals --------------------------------------------------------------------------------------------------------
 
 
@@ -462,7 +569,10 @@ def written_while_nobody_owned_it(evidence: Evidence) -> None:
 def test_finds_nothing_in_a_good_run(good: Evidence) -> None:
     assert check(good) == []
     assert {instance.workflow for instance in good.instances} == set(kinds.KINDS)
-    assert all(checker.looked_at(good)[what] > 0 for what in ("acknowledged starts", "checkpoints", "timers"))
+    assert all(
+        checker.looked_at(good)[what] > 0
+        for what in ("acknowledged starts", "checkpoints", "timers", "acknowledged updates")
+    )
 
 
 @pytest.mark.parametrize("name", PLANTS)

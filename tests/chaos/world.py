@@ -51,6 +51,7 @@ class Settings:
         lease: of the workers, in seconds.
         standby: a second server that follows the first, synchronously.
         disk_mb: each server's disk, in memory; None: as large as the machine's.
+        slots: how many instances of the counter's queue may be held at once.
         mutation: what is wrong with the library on purpose.
     """
 
@@ -61,6 +62,7 @@ class Settings:
     lease: float = 2.0
     standby: bool = False
     disk_mb: int | None = None
+    slots: int = 20
     mutation: str | None = None
 
 
@@ -147,7 +149,7 @@ class World:
                 (bank.OPENING_BALANCE, bank.ACCOUNTS),
             )
             conn.execute(
-                f"select {SCHEMA}.set_queue('counter', concurrency => 20, worker_concurrency => 8,"
+                f"select {SCHEMA}.set_queue('counter', concurrency => {self.settings.slots}, worker_concurrency => 8,"
                 " partition_concurrency => 6, rate_count => 60, rate_seconds => 1)"
             )
             # So much is made good that no fault of a run can make a tick missed.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import threading
 import uuid
@@ -14,6 +15,7 @@ from typing import Any, Protocol
 
 from pgdurable._engine import kinds
 from pgdurable._engine import replay as engine_replay
+from pgdurable._engine.continuing import seed_of
 from pgdurable._engine.earlier import Earlier
 from pgdurable._engine.steps import replayed_answer
 from pgdurable._runtime.loop import AsyncMachine
@@ -48,12 +50,18 @@ class Row:
 
 @dataclass
 class Replayed:
-    """What came out of a replay. `timers`: by command, when it was asked for and when it was due, in microseconds."""
+    """What came out of a replay. `timers`: by command, when it was asked for and when it was due, in microseconds.
+
+    `history`: what was replayed. `before`: the replays of the runs before it, of an instance that continued as new; the
+    `output` of one that did is the input of the next.
+    """
 
     status: str = "running"
     output: Any = None
     error: dict[str, Any] | None = None
     timers: dict[int, tuple[int, int]] = field(default_factory=dict)
+    history: Sequence[Row] = ()
+    before: list[Replayed] = field(default_factory=list)
 
 
 class Recorded(Protocol):
@@ -72,18 +80,33 @@ def to_us(at: datetime) -> int:
     return (at - _EPOCH) // _MICROSECOND
 
 
+def runs_of(history: Sequence[Row]) -> list[list[Row]]:
+    """The history of an instance by its runs: each but the first begins with a row `continued`."""
+    runs: list[list[Row]] = [[]]
+    for row in history:
+        if row.kind == "continued":
+            runs.append([])
+        runs[-1].append(row)
+    return runs
+
+
 def replay(
     definition: Workflow[Any, Any], instance_id: uuid.UUID, started_at: datetime, input: str, history: Sequence[Row]
 ) -> Replayed:
     """Raises NonDeterminismError where the code now differs from the history."""
+    seed = instance_id.bytes
+    if history and history[0].kind == "continued":
+        first, *history = history
+        seed = seed_of(seed, first.event_id)
+        started_at, input = first.recorded_at, first.payload or ""
     args, kwargs = definition.signature.load_input(input)
     idle = threading.Semaphore(0)
     title = f"workflow {definition.name}"
-    common = (str(instance_id), title, instance_id.bytes, to_us(started_at), lambda: definition.fn(*args, **kwargs))
+    common = (str(instance_id), title, seed, to_us(started_at), lambda: definition.fn(*args, **kwargs))
     machine: Machine
     machine = AsyncMachine(*common) if definition.is_async else ThreadMachine(*common, idle.release)
     machine.replaying = True
-    result = Replayed()
+    result = Replayed(history=history)
     notes = engine_replay.Replayed(defaultdict(Earlier), {})
 
     def settle() -> None:
@@ -112,7 +135,9 @@ def replay(
             elif row.kind == "signal":
                 machine.signal(row.name, decode_stored(row.payload), row.at_us)
             elif row.kind in kinds.ROWS:
-                stub = SimpleNamespace(machine=machine, label=title, host=SimpleNamespace(encryption=None))
+                stub = SimpleNamespace(
+                    machine=machine, label=title, definition=definition, host=SimpleNamespace(encryption=None)
+                )  # fmt: skip
                 entry = (
                     instance_id, row.event_id, row.kind, row.seq, row.name, row.attempt, row.fingerprint, row.payload,
                     row.error, row.recorded_at,
@@ -127,6 +152,8 @@ def replay(
         result.status = status
         if status == "completed":
             result.output = json.loads(encode(value, what="result"))
+        elif status == "continued":
+            result.output = json.loads(definition.signature.bind_input(*value))
         else:
             result.error = {"type": type(value).__name__, "message": str(value)}
     return result
@@ -134,10 +161,19 @@ def replay(
 
 def compare(definition: Workflow[Any, Any], instance: Recorded) -> tuple[str | None, Replayed | None]:
     """How the instance's replay differs from what was recorded, or None; and the replay, where it came to an end."""
+    before: list[Replayed] = []
     try:
-        again = replay(definition, instance.id, instance.started_at, instance.input, instance.history)
+        every = runs_of(instance.history)
+        for rows, following in itertools.pairwise(every):
+            again = replay(definition, instance.id, instance.started_at, instance.input, rows)
+            before.append(again)
+            if again.status != "continued" or again.output != json.loads(following[0].payload or "null"):
+                told = f"{again.status} with {again.output}"
+                return f"{instance} continued with {following[0].payload}, replayed it is {told}", None
+        again = replay(definition, instance.id, instance.started_at, instance.input, every[-1])
     except NonDeterminismError as error:
         return f"{instance}: {error}", None
+    again.before = before
     if again.status != instance.status:
         return f"{instance} was {instance.status}, replayed it is {again.status}", again
     if again.status == "completed" and again.output != instance.output:
@@ -149,10 +185,11 @@ def compare(definition: Workflow[Any, Any], instance: Recorded) -> tuple[str | N
 
 def wrong_timers(instance: Recorded, again: Replayed, delays: Collection[float]) -> Iterator[str]:
     """Timers that fired early, or that nobody asked for; `delays`: the seconds its workflow asks for."""
-    for row in instance.history:
-        if row.kind != "timer" or row.seq not in again.timers:
+    fired = [(row, run.timers) for run in (*again.before, again) for row in run.history if row.kind == "timer"]
+    for row, timers in fired:
+        if row.seq not in timers:
             continue
-        asked_us, due_us = again.timers[row.seq]
+        asked_us, due_us = timers[row.seq]
         # Rounded to microseconds, and floats of seconds since 1970 have about a quarter of one.
         asked_s = (due_us - asked_us) / 1e6
         delay = min(delays, key=lambda known: abs(asked_s - known), default=-1.0)
