@@ -69,7 +69,10 @@ select @extschema@.ask(%s, %s, %s::jsonb, %s)
 select key, instance_id, gone, answer, error from @extschema@.answers(%s::uuid[])
 
 -- name: states
-select key, value::text from @extschema@.states where instance_id = %s and (%s::text is null or key = %s::text) order by key
+select key, value::text, place from @extschema@.states where instance_id = %s and (%s::text is null or key = %s::text) order by key
+
+-- name: origin
+select payload::text from @extschema@.history where instance_id = %s and event_id = 0 and kind = 'forked'
 
 -- name: status_of
 select status from @extschema@.instances where id = %s

@@ -267,6 +267,63 @@ async def test_a_fork_has_what_was_there_up_to_its_place(ns: Namespace) -> None:
         assert await h.state("phase") == 2
 
 
+@pytest.mark.parametrize("forks", [1, 2])
+async def test_encrypted_a_fork_reads_what_was_copied_to_it(ns: Namespace, forks: int) -> None:
+    """It is encrypted for the instance that wrote it: state, streams, and what a query's replay reads."""
+    encryption = pgd.Encryption({"k": pgd.Encryption.new_key()})
+
+    @pgd.workflow
+    async def forked(word: str) -> None:
+        drawn = [pgd.random()]
+
+        @pgd.on_query
+        def words() -> list[Any]:
+            return [word, *drawn]
+
+        pgd.set_state("phase", f"{word} 1")
+        pgd.stream("s").write(word)
+        await writes(1)
+        await pgd.wait_signal("go")
+        drawn.append(pgd.random())
+        pgd.set_state("late", f"{word} 2")
+        pgd.stream("s").write("its own")
+
+    async with ns.engine(forked, encryption=encryption) as engine, ns.client(encryption=encryption) as client:
+        h = copy = await engine.start(forked, "swordfish")
+        await until(lambda: len(ns.history(h)) == 3, "all is recorded")
+        for _ in range(forks):
+            copy = await copy.fork(from_event=4)
+        there = await client.get(copy.id)
+        assert await there.wait_state("phase", "swordfish 1", timeout=20) == "swordfish 1"
+        await copy.signal("go")
+        assert await read(there) == ["swordfish", "item 0", "its own"]
+        assert await there.states() == {"phase": "swordfish 1", "late": "swordfish 2"}
+        await copy.result(timeout=20)
+        word, first, second = await there.query("words")
+        assert (word, first) == ("swordfish", (await h.query("words"))[1])
+        assert first != second
+    assert not ns.sql("select 1 from @.stream_items t where t::text like '%swordfish%'")
+
+
+async def test_another_s_ciphertext_is_not_taken_for_a_copy(ns: Namespace) -> None:
+    encryption = pgd.Encryption({"k": pgd.Encryption.new_key()})
+
+    @pgd.workflow
+    async def secretive(word: str) -> None:
+        pgd.set_state("word", word)
+        await writes(0)
+
+    async with ns.engine(secretive, encryption=encryption) as engine:
+        one, other = await engine.start(secretive, "one"), await engine.start(secretive, "other")
+        await asyncio.gather(one.result(timeout=20), other.result(timeout=20))
+        copy = await one.fork(from_event=2)
+        await copy.result(timeout=20)
+        ns.sql("update @.states s set value = o.value from @.states o where s.instance_id = %s and o.instance_id = %s",
+               copy.instance_id, other.instance_id)  # fmt: skip
+        with pytest.raises(pgd.PayloadSealed):
+            await copy.state("word")
+
+
 async def test_encrypted_it_is_ciphertext_in_the_database(ns: Namespace) -> None:
     encryption = pgd.Encryption({"k": pgd.Encryption.new_key()})
 

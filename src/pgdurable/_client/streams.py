@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from pgdurable._client.copied import Opener
 from pgdurable._client.talk import ENDED
 from pgdurable._engine.inputs import check_name
 from pgdurable.codec import decode_stored
@@ -64,8 +65,8 @@ class StreamReader:
         """The items with their offsets."""
         handle = self._handle
         database = handle._client._database
-        encryption = database.encryption
         id = handle.instance_id
+        opener = Opener(database, id)
         next_one = self._offset
         pause = 0.005
         while True:
@@ -84,8 +85,8 @@ class StreamReader:
                     return
                 if kind != "item":
                     continue
-                if encryption is not None:
-                    item = encryption.open(id, f"stream {self.name} {run} {writer} {n}", item)
+                place = f"stream {self.name} {run} {writer} {n}"
+                item = await opener.open(item, place, place)
                 value = decode_stored(
                     item, self._type, what=f"instance {handle.id}: stream {self.name!r} at {position}"
                 )

@@ -10,6 +10,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from pgdurable._client.base import Topic
+from pgdurable._client.copied import Opener
 from pgdurable._engine.inputs import check_name
 from pgdurable._engine.tasks import within
 from pgdurable.codec import decode_stored, encode
@@ -149,9 +150,9 @@ class Talk(Topic):
     async def _states(self, handle: Conversation, key: str | None, type: Any) -> dict[str, Any]:
         """What the instance publishes under this key, or under all."""
         found = {}
-        for name, value in await self._database.rows("states", (handle.instance_id, key, key)):
-            if (encryption := self._database.encryption) is not None:
-                value = encryption.open(handle.instance_id, f"state {name}", value)
+        opener = Opener(self._database, handle.instance_id)
+        for name, value, place in await self._database.rows("states", (handle.instance_id, key, key)):
+            value = await opener.open(value, f"state {name}", f"state {place}")
             found[name] = decode_stored(value, type, what=f"instance {handle.id}: state {name!r}")
         return found
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pgdurable.compression import Codecs
     from pgdurable.encryption import Encryption
 
-__all__ = ["Origin", "origin_of"]
+__all__ = ["Origin", "opened", "origin_of"]
 
 
 class Origin:
@@ -35,6 +35,11 @@ class Origin:
         self._passed = 0
         self.input_of = None if found["input_of"] is None else uuid.UUID(found["input_of"])
         self.started_us = micros(datetime.fromisoformat(found["started_at"].replace("Z", "+00:00")))
+
+    @property
+    def originals(self) -> list[uuid.UUID]:
+        """The instances whose rows were copied, the first one first."""
+        return [instance for _, instance in self._roots]
 
     def owner(self, event_id: int) -> uuid.UUID | None:
         """The instance that a row was recorded by; None: the fork itself."""
@@ -56,6 +61,14 @@ class Origin:
     def open(self, encryption: Encryption | Codecs, row: Any) -> Any:
         """A row of its history, decrypted."""
         return encryption.open_history(row, self.owner(row[1]))
+
+
+def opened(encryption: Any, id: uuid.UUID, input: Any, history: list[Any]) -> tuple[Any, list[Any]]:
+    """An instance's input and history, from its event 0 if it has one, decrypted: some of it for its originals."""
+    origin = origin_of(history)
+    whose = id if origin is None or origin.input_of is None else origin.input_of
+    rows = [encryption.open_history(row) if origin is None else origin.open(encryption, row) for row in history]
+    return encryption.open(whose, "input", input), rows
 
 
 def origin_of(history: list[Any]) -> Origin | None:

@@ -16,6 +16,7 @@ from psycopg_pool import AsyncConnectionPool
 from pgdurable._engine.answers import borrow
 from pgdurable._engine.clock import micros
 from pgdurable._engine.continuing import run_of
+from pgdurable._engine.forks import opened
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.replay import run_again
 from pgdurable._engine.tasks import Bell, heed_cancel
@@ -136,10 +137,9 @@ class Answerer:
         host = self._host
         async with borrow(self._pool) as conn:
             history = await (await conn.execute(self._sql["load_history"], ([id],))).fetchall()
-        history = [row for row in history if row[1] > 0]  # without what it is asked for
+        history = [row for row in history if row[2] not in ("asked", "heartbeat")]
         if host.encryption is not None:
-            history = [host.encryption.open_history(row) for row in history]
-            started_with = host.encryption.open(id, "input", started_with)
+            started_with, history = opened(host.encryption, id, started_with, history)
         definition = host.registry.get(workflow, version)
         hosted = Hosted(host, id.bytes, key, definition)
         seed, started_with, started_us, rows = run_of(id.bytes, started_with, micros(started_at), history)

@@ -142,7 +142,12 @@ def update_replies(store: Store, ids: list[uuid.UUID], keys: list[uuid.UUID]) ->
 @query
 def states(store: Store, id: uuid.UUID, key: str | None, _: str | None) -> list[tuple[Any, ...]]:
     published = _of(store, id.bytes).states
-    return [(name, value) for name, (_, _, value) in sorted(published.items()) if key in (None, name)]
+    return [(name, value, place) for name, (_, place, value) in sorted(published.items()) if key in (None, name)]
+
+
+@query
+def origin(store: Store, id: uuid.UUID) -> list[tuple[Any, ...]]:
+    return [(row[7],) for row in store.history.get(id.bytes, ()) if row[1] == 0 and row[2] == "forked"]
 
 
 @query
