@@ -21,6 +21,7 @@ declare
     strings oid[];               -- the same, but texts open
     given oid[];
     types oid[];
+    tried oid[];
     statement text;
     guess int := 1;
     one int;
@@ -30,10 +31,11 @@ begin
       from jsonb_array_elements(parts) with ordinality as p (part, n)
      where jsonb_typeof(p.part) = 'object' and not p.part ? 'rows';
     n := jsonb_array_length(places);
-    select coalesce(array_agg(coalesce(case when v.part ? 'lit' then 25 end::oid, @extschema@.value_type(v.value)) order by v.n), '{}'),
-           coalesce(array_agg(coalesce(case when v.part ? 'lit' then 25 end::oid, @extschema@.value_type(v.value, true)) order by v.n), '{}')
+    select coalesce(array_agg(coalesce(v.lit, @extschema@.value_type(v.value)) order by v.n), '{}'),
+           coalesce(array_agg(coalesce(v.lit, @extschema@.value_type(v.value, true)) order by v.n), '{}')
       into byvalue, native
-      from (select p.part, p.n, coalesce(env #> array(select jsonb_array_elements_text(@extschema@.env_path(p.part))), 'null') as value
+      from (select p.n, case when p.part ? 'lit' then coalesce(to_regtype(coalesce(p.part ->> 'cast', p.part ->> 'type'))::oid, 25) end as lit,
+                   coalesce(env #> array(select jsonb_array_elements_text(@extschema@.env_path(p.part))), 'null') as value
               from jsonb_array_elements(places) with ordinality as p (part, n)) as v;
     strings := array(select case when u.type = 25 then 0 else u.type end from unnest(byvalue) with ordinality as u (type, n) order by u.n);
     native := array(select case when u.type = 25 then 0 else u.type end from unnest(native) with ordinality as u (type, n) order by u.n);
@@ -60,8 +62,27 @@ begin
             if types is null and native <> strings then
                 select t.types into types from @extschema@.settle_types(statement, places, native, path, verb) as t;
             end if;
-            if types is null and byvalue <> strings then
-                select t.types into types from @extschema@.settle_types(statement, places, byvalue, path, verb) as t;
+            if types is null then
+                given := array(select coalesce(nullif(u.type, 0), 25) from unnest(byvalue) with ordinality as u (type, n) order by u.n);
+                select t.types into types from @extschema@.infer_types(statement, given, path) as t;
+                if types is null then
+                    given := array(select coalesce(nullif(u.type, 0), b.type)
+                                     from unnest(native) with ordinality as u (type, place)
+                                     join unnest(given) with ordinality as b (type, place) using (place) order by place);
+                    select t.types into types from @extschema@.infer_types(statement, given, path) as t;
+                end if;
+                if types is not null then
+                    -- As few as can be are what their values say: what a place says comes first.
+                    for one in 1 .. n loop
+                        tried := given;
+                        tried[one] := 0;
+                        select t.types into tried from @extschema@.infer_types(statement, tried, path) as t;
+                        if tried is not null and (given[one] = 25 or places -> (one - 1) ? 'lit') then
+                            given[one] := 0;
+                            types := tried;
+                        end if;
+                    end loop;
+                end if;
             end if;
             exit when types is not null or not exists (select from jsonb_array_elements(parts) as p where p ? 'rows');
             guess := guess + 1;

@@ -16,11 +16,9 @@ begin
             when entry #> path is null and path[2] = 'f' and entry #> path[2:] is null then format('%s has no field %s', path[1],
                 array_to_string(path[3:], '.'))
             else 'it is null' end),
-        detail = case when entry is null then
-                'There are: ' || coalesce((select string_agg(k, ', ' order by k) from jsonb_object_keys(env) as k), 'none')
-            when path[2] = 'f' and jsonb_typeof(entry -> 'f') = 'object' and entry #> path[2:] is null then
+        detail = case when path[2] = 'f' and jsonb_typeof(entry -> 'f') = 'object' then
                 'Its fields: ' || coalesce((select string_agg(k, ', ' order by k) from jsonb_object_keys(entry -> 'f') as k), 'none')
-            end,
+            else 'There are: ' || coalesce((select string_agg(k, ', ' order by k) from jsonb_object_keys(env) as k), 'none') end,
         hint = format('Write %s? where null will do, or branch on it with "if" first.', rtrim(source, '.*'));
 end
 $$;

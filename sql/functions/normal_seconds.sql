@@ -8,7 +8,7 @@ begin
     if jsonb_typeof(node #> field) is distinct from 'string' or strpos(node #>> field, '$') > 0 then
         return node;
     end if;
-    return jsonb_set(node, field, to_jsonb(extract(epoch from (node #>> field)::interval)));
+    return jsonb_set(node, field, to_jsonb(extract(epoch from (node #>> field)::interval)::float8));
 exception when invalid_datetime_format or datetime_field_overflow or interval_field_overflow then
     return node;
 end

@@ -23,7 +23,9 @@ begin
                 '(case pg_catalog.jsonb_typeof(%1$s) when ''null'' then null when ''string'' then %2$s::%3$s else %1$s::%3$s end)'
             else '(case pg_catalog.jsonb_typeof(%1$s) when ''null'' then null else %1$s::%3$s end)' end, json, plain, t.name);
     elsif t.kind in ('array', 'record') then
-        return format('(select r.v from pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(''v'', %s)) as r (v %s))', json, t.name);
+        -- The cast makes it a value: any ((select ...)) would ask for rows.
+        return format('((select r.v from pg_catalog.jsonb_to_record(pg_catalog.jsonb_build_object(''v'', %1$s)) as r (v %2$s))::%2$s)',
+                      json, t.name);
     end if;
     return format('(%s::%s)', plain, t.name);
 end

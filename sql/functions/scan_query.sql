@@ -4,7 +4,7 @@
 -- them. Only what `bind` makes of its answer is ever sent to the server: nothing of a result's value is in it.
 -- Returns: `parts`, in order: text; {"ref": path, "safe": with `?`, "rows": `.*`, "parse": cast to json at once, "alias": an
 -- alias is wanted, "src": as written}; {"lit": a string with references in it: texts as written and refs, "esc": an
--- escape string, "type": of `interval '$n days'`}. Then `verb`, `rows` (whether it returns any), `more` (a second statement),
+-- escape string, "type": of `interval '$n days'`, "cast": what it is cast to at once}. Then `verb`, `rows` (whether it returns any), `more` (a second statement),
 -- `params` (`$1`), `open` (what is not closed).
 create or replace function @extschema@.scan_query(query text)
 returns jsonb
@@ -61,8 +61,12 @@ begin
                     if j > start then
                         parts := parts || to_jsonb(array_to_string(a[start:j - 1], ''));
                     end if;
-                    parts := parts || jsonb_build_object('lit', pieces, 'esc', esc, 'type',
-                        case when of_type is not null then btrim(array_to_string(a[of_type:word_end], '')) end);
+                    parts := parts || jsonb_build_object('lit', pieces, 'esc', esc,
+                        'type', case when of_type is not null then btrim(array_to_string(a[of_type:word_end], '')) end,
+                        'cast', substring(array_to_string(a[i + 1:i + 12], '') from case
+                            when lower(array_to_string(a[greatest(lit_at - 4, 1):lit_at - 1], '')) ~ '\mcast\s*\(\s*e?$'
+                            then '^\s+[aA][sS]\s+([A-Za-z_][A-Za-z0-9_.]*(?:\[\])?)'
+                            else '^\s*::\s*([A-Za-z_][A-Za-z0-9_.]*(?:\[\])?)' end));
                     start := i + 1;
                 end if;
                 lit := false;

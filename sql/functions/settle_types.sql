@@ -15,7 +15,7 @@ declare
 begin
     select t.types, t.state, t.problem into types, state, problem
       from @extschema@.infer_types(statement, given, settle_types.search_path) as t;
-    if types is null then
+    if types is null or types = '{}' then
         return;
     end if;
     select array_agg(case when u.type in (21, 23) and given[u.n] = 0 then 20 else u.type end order by u.n) into wider

@@ -4,7 +4,7 @@
 -- What only shows when it runs (a table that is not there yet) is no problem here.
 create or replace function @extschema@.validate(definition jsonb)
 returns table (path text, problem text, hint text)
-language sql stable
+language sql volatile
 set search_path = pg_catalog, pg_temp
 as $$
     select c.path, c.problem, c.hint from @extschema@.check_definition(definition) as c

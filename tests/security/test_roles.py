@@ -63,7 +63,9 @@ GATHERING = {"start_debounced", "find_debounced", "start_batched"}
 DEFINING = set(
     "normalize normal_seconds child_nodes nodes check_node check_definition validate truthy resolve no_value env_entry env_path"
     " scan_query check_query query_refs infer_types settle_types type_kind value_type ref_expression lit_expression"
-    " rows_expression join_parts bind bind_late fit".split()
+    " rows_expression join_parts bind bind_late fit is_retry node_fields make_node retries with sql call seq atomic parallel"
+    " race if if_rows loop for_each break sleep wait_until wait_for_schedule wait_signal http start_child python external"
+    " on_error compensate value".split()
 )
 CLIENT = {"with_timeout"} | DEFINING | READING | WAITING | OPERATIONS | SCHEDULING | TALKING | OUTSIDE | GATHERING
 
