@@ -1,0 +1,33 @@
+-- Lets pumps run steps as a role: makes a function that is this role's, by which its statements are run with its rights and no
+-- others. PostgreSQL refuses SET ROLE inside it, so a step cannot come by the rights of the pump.
+--
+-- Called by an administrator: whoever may make a function and give it to the role (a superuser, or an owner of this schema who
+-- is a member of the role). Pumps of the role `pump` (null: of all who may execute it already) may use it.
+-- Returns: the function's name. A second time nothing changes.
+create or replace function @extschema@.admit_submitter(role name, pump name default null) returns text
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_variable
+declare
+    number oid := (select r.oid from pg_roles r where r.rolname = admit_submitter.role);
+    called text := 'run_as_' || number;
+begin
+    if number is null then
+        raise exception using errcode = 'PGD05', message = format('there is no role %L', role),
+            hint = 'select rolname from pg_roles lists them.';
+    end if;
+    execute format(
+        'create or replace function %1$s.%2$I(statement text, env jsonb, plain boolean, path text) returns jsonb '
+        'language sql volatile security definer set search_path = pg_catalog, pg_temp '
+        'as ''select %1$s.run_statement($1, $2, $3, $4)''', '@extschema@', called);
+    execute format('grant usage on schema %s to %I', '@extschema@', role);
+    execute format('grant execute on function %s.run_statement to %I', '@extschema@', role);
+    execute format('revoke all on function %s.%I from public', '@extschema@', called);
+    if pump is not null then
+        execute format('grant execute on function %s.%I to %I', '@extschema@', called, pump);
+    end if;
+    execute format('alter function %s.%I owner to %I', '@extschema@', called, role);
+    return called;
+end
+$$;

@@ -1,0 +1,89 @@
+-- One turn of a pump, which its caller commits: claims instances of workflows in SQL where it holds none, runs them for some
+-- 20 milliseconds, and tasks of others. Once nothing is due it is over, or, where it is to wait, sleeps for a moment.
+--
+-- Steps of many instances share a commit. Where that fails as a whole (a constraint that is looked at no sooner), everything
+-- is undone and done again `careful`ly, step by step. Returns: the pump.
+create or replace function @extschema@.pump_turn(pump jsonb) returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    me bigint := pump ->> 'me';
+    ids uuid[] := array(select e.value::uuid from jsonb_array_elements_text(pump -> 'ids') with ordinality as e (value, n)
+                         order by e.n);
+    at timestamptz := clock_timestamp();
+    ends timestamptz := to_timestamp((pump ->> 'until')::float8);
+    until timestamptz;
+    most bigint := coalesce((pump ->> 'most')::bigint - (pump ->> 'steps')::bigint, 9223372036854775807);
+    careful boolean := pump ? 'careful';
+    slow jsonb := pump -> 'slow';
+    left_ids uuid[];
+    steps bigint := 0;
+    outcome text;
+    ran int := 0;
+    tasks_outcome text;
+    message text;
+begin
+    if coalesce((pump ->> 'look_at')::float8, 0) <= extract(epoch from at) then
+        pump := @extschema@.pump_look(pump);
+    end if;
+    if cardinality(ids) = 0 then
+        pump := @extschema@.pump_claim(pump - 'careful');
+        ids := array(select e.value::uuid from jsonb_array_elements_text(pump -> 'ids') with ordinality as e (value, n)
+                      order by e.n);
+        careful := false;
+    end if;
+    until := least(clock_timestamp() + interval '20 milliseconds', ends);
+    begin
+        select b.left_ids, b.steps, b.outcome, b.slow into left_ids, steps, outcome, slow
+          from @extschema@.run_batch(me, ids, until, most, careful, slow, pump -> 'usual') b;
+        if not careful then
+            set constraints all immediate;
+        end if;
+    exception when sqlstate 'PGD01' or query_canceled or admin_shutdown then
+        raise;
+    when others then
+        get stacked diagnostics message = message_text;
+        if careful then
+            -- An instance that makes the machine itself fail stands still, and harms nobody else.
+            update @extschema@.instances i
+               set status = 'paused', owner = null, strikes = 0, error = jsonb_build_object(
+                   'type', 'SQLSTATE ' || sqlstate, 'sqlstate', sqlstate, 'message', message,
+                   'hint', 'Once the cause is mended: select @extschema@.resume(id).')
+             where i.id = ids[1] and i.owner = me;
+            left_ids := ids[2:];
+        else
+            left_ids := ids;
+            outcome := 'alone';
+        end if;
+        steps := 0;
+        pump := pump || '{"careful": true}';
+    end;
+    if outcome is null and not pump ? 'careful' then
+        select t.ran, t.outcome into ran, tasks_outcome
+          from @extschema@.run_tasks(me, greatest(until, clock_timestamp() + interval '5 milliseconds'),
+            case when pump ? 'tasks_full' then '-infinity'::timestamptz else (pump ->> 'tasks_since')::timestamptz end,
+            array(select jsonb_array_elements_text(pump -> 'queues')), pump -> 'usual') t;
+        if tasks_outcome is null then
+            pump := pump - 'tasks_full' || jsonb_build_object('tasks_since', at - interval '5 seconds');
+        end if;
+    end if;
+    pump := pump || jsonb_build_object(
+        'ids', to_jsonb(left_ids), 'slow', slow, 'steps', (pump ->> 'steps')::bigint + steps + ran);
+    perform @extschema@.pump_assert(pump -> 'settings');
+    at := clock_timestamp();
+    if cardinality(ids) > 0 or ran > 0 or tasks_outcome is not null then
+        pump := pump || jsonb_build_object('idle', 0);
+    elsif (pump ->> 'wait')::boolean and at < ends then
+        -- A little longer each time, up to 50 milliseconds.
+        pump := pump || jsonb_build_object('idle', least((pump ->> 'idle')::int + 1, 10));
+        perform pg_sleep(least(0.005 * (pump ->> 'idle')::int, greatest(extract(epoch from ends - at), 0.001)));
+    else
+        pump := pump || '{"going": false}';
+    end if;
+    if at >= ends or (pump ->> 'steps')::bigint >= (pump ->> 'most')::bigint or outcome = 'stop' or tasks_outcome = 'stop' then
+        pump := pump || '{"going": false}';
+    end if;
+    return pump;
+end
+$$;

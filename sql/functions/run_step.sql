@@ -1,0 +1,39 @@
+-- Runs the statement of an instruction: its references are looked at, then it is run by whoever may.
+--
+-- Raises: PGD20 a reference leads to nothing; and whatever the statement raises.
+create or replace function @extschema@.run_step(
+    target uuid, ins jsonb, env jsonb, path text, runner text, workflow text)
+returns jsonb
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+    statement text := ins ->> 'q';
+    place text[];
+    result jsonb;
+begin
+    if ins ? 's' then
+        for n in 0 .. jsonb_array_length(ins -> 's') - 1 loop
+            place := ins -> 's' ->> n;
+            if env #>> place is null then
+                raise exception using errcode = 'PGD20',
+                    message = format('step %s of workflow %s (instance %s): $%s is null, or is not there', ins ->> 'name', workflow,
+                                     target, place[1] || case when place[2] = 'f' then '.' || array_to_string(place[3:], '.')
+                                                              when place[2] = 'r' then '.*' else '' end),
+                    hint = format('Where nothing is meant to be there, write $%s? and it is null.', place[1]);
+            end if;
+        end loop;
+    end if;
+    if ins ? 'late' then
+        statement := @extschema@.bind_late(statement, env, path);
+        if ins ? 'tag' then
+            statement := (ins ->> 'tag') || statement;
+        end if;
+    end if;
+    if runner is null then
+        return @extschema@.run_statement(statement, env, ins ? 'plain', path);
+    end if;
+    execute runner into result using statement, env, ins ? 'plain', path;
+    return result;
+end
+$$;
