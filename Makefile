@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test chaos soak bench bench-quick setup-bench setup-pgbouncer setup-old-library test-matrix lint audit format wheel clean asan valgrind fuzz
+.PHONY: help setup core demo test chaos soak bench bench-quick install-extension setup-bench setup-pgbouncer setup-old-library test-matrix lint audit format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -69,6 +69,10 @@ lint: setup  ## Every check CI makes besides the tests
 	@test -f src/pgdurable/_core.pyi || { echo 'src/pgdurable/_core.pyi is missing'; exit 1; }
 	$(BIN)/python scripts/check_sql.py
 	$(BIN)/python -m mypy.stubtest pgdurable._core pgdurable._runtime._cycle pgdurable._engine._crew
+
+install-extension: setup  ## What `create extension pgdurable` needs, by PGXS. PG_CONFIG=, DESTDIR=, SCHEMA=
+	@$(BIN)/pgdurable extension --out build/extension $(if $(SCHEMA),--schema $(SCHEMA))
+	@$(MAKE) --no-print-directory -C build/extension install PG_CONFIG=$(or $(PG_CONFIG),pg_config) DESTDIR=$(DESTDIR)
 
 audit:  ## Are there known vulnerabilities in what pgdurable installs? Needs PyPI's advisory database
 	@scripts/audit.sh

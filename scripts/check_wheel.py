@@ -28,7 +28,7 @@ BUILT = re.compile(
 )
 # A compiled module's name ends as its interpreter says: .cpython-311-x86_64-linux-gnu.so, .cpython-314t-darwin.so.
 COMPILED = re.compile(r"\.cpython-(?P<version>\d+t?)-(?P<machine>[\w-]+)\.so$")
-OF_A_WHEEL = re.compile(r"(\.py|\.pyi|\.sql|/py\.typed)$")
+OF_A_WHEEL = re.compile(r"(\.py|\.pyi|\.sql|/py\.typed|/_sql/extension/(Makefile|pgdurable\.control))$")
 SYSTEM_PLATFORM = re.compile(r"(manylinux_2_\d+|manylinux2014|musllinux_1_\d+|macosx_\d+_\d+)_(x86_64|aarch64|arm64)$")
 
 

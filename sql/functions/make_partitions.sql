@@ -29,6 +29,12 @@ declare
 begin
     width := @extschema@.setting('partition_width')::interval;
     ahead := @extschema@.setting('partition_ahead')::interval;
+    if mine and (not exists (select from @extschema@.history_key)
+                 or not exists (select from pg_catalog.pg_index i
+                                 where i.indrelid = '@extschema@.history'::regclass and i.indisprimary and i.indisvalid)) then
+        delete from @extschema@.history_key;
+        insert into @extschema@.history_key default values;
+    end if;
     current_start := date_bin(width, now(), origin);
     horizon := @extschema@.id_at(date_bin(width, now() + ahead, origin) + width);
     for part in

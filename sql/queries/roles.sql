@@ -18,3 +18,6 @@ select c.relrowsecurity
   from pg_catalog.pg_class c
   join pg_catalog.pg_namespace n on n.oid = c.relnamespace
  where n.nspname = %s and c.relname = 'instances'
+
+-- name: there
+select r.rolname as name from pg_catalog.pg_roles r where r.rolname = any (%s::pg_catalog.text[]) order by 1

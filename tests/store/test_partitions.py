@@ -204,7 +204,7 @@ def version_1(dsn: str, schema: str, monkeypatch: pytest.MonkeyPatch) -> None:
     first = migrations._migrations()[:1]
     with monkeypatch.context() as patched:
         patched.setattr(migrations, "_migrations", lambda: first)
-        patched.setattr(migrations, "_routines", list)
+        patched.setattr(migrations, "routines", list)
         patched.setattr(migrations, "_make_partitions", lambda cur, schema: None)
         migrate(dsn, schema)
 

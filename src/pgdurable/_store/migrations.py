@@ -22,24 +22,31 @@ from typing import Any
 import psycopg
 from psycopg.rows import tuple_row
 
-from pgdurable._secret import Dsn, read_dsn, server_said
+from pgdurable._secret import Dsn
 from pgdurable._store import df as df_schema
+from pgdurable._store import extension
 from pgdurable._store import roles as rights
+from pgdurable._store.server import connected, explained, require_server
 from pgdurable._store.sql import quote_schema, split_commands, sql_files, substitute
-from pgdurable.errors import ConnectionFailed, PgDurableError, SchemaError
+from pgdurable.errors import SchemaError
 
 __all__ = [
+    "LOCK",
+    "VERSION_TABLE",
     "MigrationReport",
+    "adopt",
     "check",
     "check_async",
     "current_version",
+    "digest",
     "latest_version",
+    "library_version",
     "migrate",
+    "numbered",
+    "routines",
     "split_commands",
     "uninstall",
 ]
-
-_OLDEST_SERVER = 140000
 
 # The version table is known by its columns: a table of this name in somebody's own schema is not ours.
 _IS_OURS = """
@@ -54,7 +61,7 @@ select count(*) = 4
 _VERSION = "select max(version) from @extschema@.migrations"
 
 # The same two keys as lock_class(2), which does not exist before the first migration.
-_LOCK = "select pg_advisory_xact_lock((hashtext('pgdurable:' || %s::text) & 2147483644) + 2, 0)"
+LOCK = "select pg_advisory_xact_lock((hashtext('pgdurable:' || %s::text) & 2147483644) + 2, 0)"
 
 _OTHERS = """
 select o.name
@@ -68,18 +75,20 @@ select o.name
  order by 1 limit 1
 """
 
-_VERSION_TABLE = """
+VERSION_TABLE = (
+    """
 create table @extschema@.migrations (
     version     int primary key,
     applied_at  timestamptz not null default now(),
     library     text not null,
     routines    text
 )
-"""
-_VERSION_COMMENT = """
+""",
+    """
 comment on table @extschema@.migrations is
     'pgdurable: the migrations applied here. routines is the digest of the functions and views installed last.'
-"""
+""",
+)
 
 
 @dataclass(frozen=True)
@@ -96,6 +105,7 @@ class MigrationReport:
         row_security: whether row-level security by submitter is on.
         df: whether the schema `df` of this database is over this namespace.
         df_renewed: whether it was made, or made again.
+        extension: whether the schema is the extension `pgdurable`, which was updated by the server's own scripts.
     """
 
     schema: str
@@ -107,6 +117,7 @@ class MigrationReport:
     row_security: bool = False
     df: bool = False
     df_renewed: bool = False
+    extension: bool = False
 
     @property
     def changed(self) -> bool:
@@ -132,8 +143,19 @@ def _migrations() -> tuple[tuple[int, str, str], ...]:
     return tuple(found)
 
 
-def _routines() -> list[str]:
+def routines() -> list[str]:
+    """The text of every function and view."""
     return [text for folder in ("functions", "views") for _, text in sql_files(folder)]
+
+
+def digest(texts: list[str]) -> str:
+    """What tells these functions and views from others: `migrations.routines`."""
+    return hashlib.sha256("\0".join(texts).encode()).hexdigest()
+
+
+def numbered() -> tuple[tuple[int, str, str], ...]:
+    """(number, file name, text) of every migration."""
+    return _migrations()
 
 
 def latest_version() -> int:
@@ -148,7 +170,7 @@ def current_version(conn: psycopg.Connection[Any], schema: str = "durable") -> i
         SchemaError: the role may not look.
     """
     schema = quote_schema(schema)
-    with _explained(schema), conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
+    with explained(schema), conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
         cur.execute(_IS_OURS, (schema,), prepare=False)
         if not _only(cur.fetchone()):
             return None
@@ -170,7 +192,7 @@ async def check_async(conn: psycopg.AsyncConnection[Any], schema: str = "durable
     """As `check`, on an async connection."""
     schema = quote_schema(schema)
     version = None
-    with _explained(schema):
+    with explained(schema):
         async with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
             await cur.execute(_IS_OURS, (schema,), prepare=False)
             if _only(await cur.fetchone()):
@@ -236,12 +258,12 @@ def migrate(
     """
     schema = quote_schema(schema)
     dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
-    with _connected(dsn_or_conn) as conn, _explained(schema):
-        _require_server(conn)
+    with connected(dsn_or_conn) as conn, explained(schema):
+        require_server(conn)
         if role_prefix is not None:
             rights.Roles(role_prefix)
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur, _pinned_path(cur):
-            cur.execute(_LOCK, (schema,), prepare=False)
+            cur.execute(LOCK, (schema,), prepare=False)
             report = _migrate_locked(conn, cur, schema)
             report = _settle_rights(cur, report, roles, role_prefix, row_security)
             return _settle_df(cur, report, df)
@@ -282,23 +304,30 @@ def _settle_df(cur: psycopg.Cursor[Any], report: MigrationReport, wanted: bool) 
 
 def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], schema: str) -> MigrationReport:
     before = current_version(conn, schema)
+    member_of = extension.installed(cur, schema)
+    if member_of is not None and before is not None and before < latest_version():
+        extension.update(cur, schema, member_of, latest_version())
     if before is None:
         _prepare_schema(cur, schema)
     elif before > latest_version():
         _judge(before, schema)
     applied = []
     for number, name, text in _migrations():
-        if number > (before or 0):
+        if number > (before or 0) and member_of is None:
             _run(cur, schema, text)
             cur.execute(
                 _sql("insert into @extschema@.migrations (version, library) values (%s, %s)", schema),
-                (number, _library()),
+                (number, library_version()),
                 prepare=False,
             )
+        if number > (before or 0):
             applied.append(name)
-    routines = _install_routines(cur, schema)
+    renewed = _install_routines(cur, schema)
+    if member_of is not None and renewed:
+        extension.take_in(cur, schema)
     _make_partitions(cur, schema)
-    return MigrationReport(schema, before, latest_version(), tuple(applied), routines)
+    done = tuple(applied)
+    return MigrationReport(schema, before, latest_version(), done, renewed, extension=member_of is not None)
 
 
 def _prepare_schema(cur: psycopg.Cursor[Any], schema: str) -> None:
@@ -318,7 +347,8 @@ def _prepare_schema(cur: psycopg.Cursor[Any], schema: str) -> None:
             detail=f"Expected an empty schema, found {schema}.{other[0]}.",
             hint="Choose a schema of its own for pgdurable.",
         )
-    _run(cur, schema, _VERSION_TABLE + ";" + _VERSION_COMMENT)
+    for command in VERSION_TABLE:
+        _run(cur, schema, command)
 
 
 def _make_partitions(cur: psycopg.Cursor[Any], schema: str) -> None:
@@ -326,14 +356,14 @@ def _make_partitions(cur: psycopg.Cursor[Any], schema: str) -> None:
 
 
 def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:
-    texts = _routines()
-    digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+    texts = routines()
+    mark = digest(texts)
     cur.execute(
         _sql("select routines from @extschema@.migrations where version = %s", schema),
         (latest_version(),),
         prepare=False,
     )
-    if _only(cur.fetchone()) == digest:
+    if _only(cur.fetchone()) == mark:
         return False
     # Bodies are checked when run, not when created: functions may name one another in any order.
     cur.execute("select current_setting('check_function_bodies')")
@@ -344,14 +374,17 @@ def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:
     cur.execute("select set_config('check_function_bodies', %s, true)", (setting,))
     cur.execute(
         _sql("update @extschema@.migrations set routines = %s where version = %s", schema),
-        (digest, latest_version()),
+        (mark, latest_version()),
         prepare=False,
     )
     return True
 
 
-def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -> bool:
+def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable", *, roles: bool = False) -> bool:
     """Drops the schema with everything in it, instances and their history included, and the schema `df` over it.
+
+    A schema that is an extension goes as `drop extension` takes it. Nothing of ours is left in the database then. The
+    group roles are the whole cluster's; with `roles` they are dropped too, unless something else depends on them.
 
     Returns:
         Whether there was one; False when the schema does not exist.
@@ -362,9 +395,9 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
     """
     schema = quote_schema(schema)
     dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
-    with _connected(dsn_or_conn) as conn, _explained(schema):
+    with connected(dsn_or_conn) as conn, explained(schema):
         with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
-            cur.execute(_LOCK, (schema,), prepare=False)
+            cur.execute(LOCK, (schema,), prepare=False)
             cur.execute("select to_regnamespace(%s) is not null", (schema,), prepare=False)
             if not _only(cur.fetchone()):
                 return False
@@ -375,8 +408,31 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
                     hint="Drop it by hand if that is what you want.",
                 )
             df_schema.drop(cur, schema)
-            cur.execute(_sql("drop schema @extschema@ cascade", schema))
+            group = rights.setup_of(cur, schema)
+            if extension.installed(cur, schema) is not None:
+                cur.execute("drop extension pgdurable cascade")
+            cur.execute(_sql("drop schema if exists @extschema@ cascade", schema))
+            if roles and group is not None:
+                rights.drop(cur, group)
             return True
+
+
+def adopt(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -> None:
+    """Makes a migrated schema an extension of the server, with all it holds; the server must have its files.
+
+    Raises:
+        SchemaError: the schema is not at this library's version or is an extension already; the server lacks the files.
+        ConnectionFailed: no connection, or the server is read-only.
+    """
+    schema = quote_schema(schema)
+    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
+    with connected(dsn_or_conn) as conn, explained(schema):
+        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
+            cur.execute(LOCK, (schema,), prepare=False)
+            _judge(current_version(conn, schema), schema)
+            if extension.installed(cur, schema) is not None:
+                raise SchemaError(f"schema {schema} is an extension already", hint="There is nothing to do.")
+            extension.adopt(cur, schema, latest_version())
 
 
 def _run(cur: psycopg.Cursor[Any], schema: str, text: str) -> None:
@@ -392,70 +448,9 @@ def _only(row: tuple[Any, ...] | None) -> Any:
     return None if row is None else row[0]
 
 
-def _library() -> str:
+def library_version() -> str:
+    """The version of the package."""
     try:
         return metadata.version("pgdurable")
     except metadata.PackageNotFoundError:
         return "unknown"
-
-
-def _require_server(conn: psycopg.Connection[Any]) -> None:
-    if conn.info.server_version < _OLDEST_SERVER:
-        raise SchemaError(
-            "the server is too old",
-            detail=f"Expected PostgreSQL 14 or later, found {conn.info.server_version // 10000}.",
-            hint="Upgrade the server.",
-        )
-
-
-@contextmanager
-def _connected(dsn_or_conn: str | psycopg.Connection[Any]) -> Iterator[psycopg.Connection[Any]]:
-    if not isinstance(dsn_or_conn, str):
-        yield dsn_or_conn
-        return
-    dsn_or_conn, _ = read_dsn(Dsn(dsn_or_conn))
-    try:
-        conn = psycopg.connect(dsn_or_conn, autocommit=True)
-    except psycopg.Error as error:
-        raise ConnectionFailed(
-            f"connecting to the server failed: {_text(error)}",
-            hint="Check that the server runs, and the host, database, user and password of the DSN.",
-        ) from None
-    with conn:
-        yield conn
-
-
-@contextmanager
-def _explained(schema: str) -> Iterator[None]:
-    """Turns the server's refusals into errors of ours."""
-    try:
-        yield
-    except PgDurableError:
-        raise
-    except psycopg.errors.ReadOnlySqlTransaction as error:
-        raise ConnectionFailed(
-            f"changing schema {schema} failed: the server is read-only ({_text(error)})",
-            hint="Connect to the primary; for a DSN with several hosts add target_session_attrs=read-write.",
-        ) from None
-    except psycopg.errors.InsufficientPrivilege as error:
-        raise SchemaError(
-            f"the role may not use schema {schema} so: {_text(error)}",
-            hint="To migrate, a role must own the schema, or be granted create on the database; "
-            f"to run, usage on schema {schema} and its tables.",
-        ) from None
-    except psycopg.OperationalError as error:
-        raise ConnectionFailed(
-            f"the server failed while schema {schema} was worked on: {_text(error)}",
-            hint="Nothing was changed. Try again.",
-        ) from None
-    except psycopg.DatabaseError as error:
-        raise SchemaError(
-            f"the server refused a command for schema {schema}: {_text(error)}",
-            # Of what is wrong with data (a constraint that rows violate) the detail would be the data.
-            detail=None if (error.sqlstate or "")[:2] in ("22", "23") else error.diag.message_detail,
-            hint=error.diag.message_hint or "Nothing was changed.",
-        ) from None
-
-
-def _text(error: psycopg.Error) -> str:
-    return server_said(error)

@@ -17,7 +17,18 @@ from psycopg import sql
 from pgdurable._store.sql import named_queries, quote_schema, split_commands, substitute
 from pgdurable.errors import SchemaError
 
-__all__ = ["Roles", "close_to_public", "ensure", "grant", "row_security", "set_row_security", "setup_of", "statements"]
+__all__ = [
+    "Roles",
+    "close_to_public",
+    "drop",
+    "ensure",
+    "grant",
+    "revoke",
+    "row_security",
+    "set_row_security",
+    "setup_of",
+    "statements",
+]
 
 _KINDS = ("reader", "client", "worker", "admin")
 _LONGEST = 63  # bytes of an identifier; what is longer the server cuts off
@@ -134,6 +145,23 @@ def grant(cur: psycopg.Cursor[Any], schema: str, roles: Roles) -> None:
     _run(cur, "grants", schema, roles)
     if cur.connection.info.server_version >= _VIEWS_AS_INVOKER:
         _run(cur, "views_for_clients", schema, roles)
+
+
+def revoke(cur: psycopg.Cursor[Any], schema: str, roles: Roles) -> None:
+    """Takes from the roles every right they have in the schema."""
+    _run(cur, "revoke", schema, roles)
+
+
+def drop(cur: psycopg.Cursor[Any], roles: Roles) -> list[str]:
+    """Drops the roles, but not those on which something else depends, or that are not ours to drop; returns these."""
+    left = []
+    for name in roles.names:
+        try:
+            with cur.connection.transaction():
+                cur.execute(sql.SQL("drop role if exists {}").format(sql.Identifier(name)))
+        except (psycopg.errors.DependentObjectsStillExist, psycopg.errors.InsufficientPrivilege):
+            left.append(name)
+    return left
 
 
 def row_security(cur: psycopg.Cursor[Any], schema: str) -> bool:

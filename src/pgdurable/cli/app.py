@@ -15,6 +15,7 @@ from pgdurable._store.migrations import latest_version
 from pgdurable.cli import (
     bench,
     doctor,
+    extension,
     histories,
     instances,
     operations,
@@ -85,6 +86,7 @@ def common(
 
 for command in (
     tables.migrate,
+    extension.extension,
     worker.worker,
     instances.start,
     instances.list_,

@@ -56,6 +56,9 @@ def migrate(
     )
     out = screen()
     place = f"schema {report.schema} at {server_of(where.dsn)}"
+    if report.extension:
+        out.print(f"{place} is the extension pgdurable: its scripts on the server bring it up to date")
+        place = "it"
     if report.before is None:
         out.print(f"created {place}, version {report.after}")
     elif report.before != report.after:
@@ -79,18 +82,29 @@ def uninstall(
     dsn: Dsn = None,
     schema: Schema = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    drop_roles: Annotated[
+        bool, typer.Option("--roles", help="Drop its group roles too, unless something else depends on them.")
+    ] = False,
 ) -> None:
-    """Drop the schema with every instance and all history in it."""
+    """Drop the schema with every instance and all history in it; nothing of ours is left in the database.
+
+    A schema that is the extension pgdurable goes as `drop extension` takes it. Its files stay on the server.
+    """
     where = target(ctx, dsn, schema)
     if not yes:
         _announce(where)
         if not typer.confirm(f"Drop schema {where.schema} at {server_of(where.dsn)}?"):
             screen().print("nothing was changed")
             raise typer.Exit(1)
-    if migrations.uninstall(where.dsn, where.schema):
-        screen().print(f"dropped schema {where.schema}")
-    else:
-        screen().print(f"there is no schema {where.schema}: nothing to drop")
+    with where.session() as session:
+        group = [row["rolname"] for row in session.rows("admitted", where.schema, file="roles")]
+        if migrations.uninstall(session.conn, where.schema, roles=drop_roles):
+            screen().print(f"dropped schema {where.schema}")
+            left = [row["name"] for row in session.rows("there", group, file="roles")]
+            if left:
+                screen().print(f"left, as roles are the whole cluster's: {', '.join(map(clean, left))}")
+            return
+    screen().print(f"there is no schema {where.schema}: nothing to drop")
 
 
 def _announce(where: Target) -> None:

@@ -1,0 +1,1 @@
+insert into @extschema@.migrations (version, library) values (@number@, '@package@');

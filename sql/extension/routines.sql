@@ -1,0 +1,1 @@
+update @extschema@.migrations set routines = '@digest@' where version = @version@;
