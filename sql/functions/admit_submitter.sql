@@ -21,6 +21,11 @@ begin
         'create or replace function %1$s.%2$I(statement text, env jsonb, plain boolean, path text) returns jsonb '
         'language sql volatile security definer set search_path = pg_catalog, pg_temp '
         'as ''select %1$s.run_statement($1, $2, $3, $4)''', '@extschema@', called);
+    if exists (select from pg_catalog.pg_depend d join pg_catalog.pg_extension e on e.oid = d.refobjid
+                where d.classid = 'pg_namespace'::regclass and d.objid = '@extschema@'::regnamespace
+                  and d.refclassid = 'pg_extension'::regclass and d.deptype = 'e' and e.extname = 'pgdurable') then
+        execute format('alter function %s.%I depends on extension pgdurable', '@extschema@', called);
+    end if;
     execute format('grant usage on schema %s to %I', '@extschema@', role);
     execute format('grant execute on function %s.run_statement to %I', '@extschema@', role);
     execute format('revoke all on function %s.%I from public', '@extschema@', called);
