@@ -111,19 +111,20 @@ update @extschema@.instances i
 -- name: load_history
 -- Instance by instance, each by the key of its own partition: `= any` looks for every id in all of them. A nested loop
 -- keeps the order within each, and needs no sort. Of one that has continued as new, from there on. Behind each
--- instance's history: whether it is asked to pause or to end, which a worker has to know before it begins anything; and
--- what its attempts under way have last said.
+-- instance's history: whether it is asked to pause or to end, which a worker has to know before it begins anything;
+-- what its attempts under way have last said; and its format, where that is a later one than the first.
 select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprint,
        case when h.payload ? '$pgdurable:aside'::text then @extschema@.whole(h.instance_id, h.payload)
             else h.payload end::text,
        h.error::text, h.recorded_at
   from unnest(%s::uuid[]) as u (id)
+ cross join lateral (select i.first_event, i.format from @extschema@.instances i where i.id = u.id offset 0) own
  cross join lateral (
     (select o.instance_id, o.event_id, o.kind, o.seq, o.name, o.attempt, o.fingerprint, o.payload, o.error,
             o.recorded_at
        from @extschema@.history o
       where o.instance_id = u.id
-        and o.event_id >= (select i.first_event from @extschema@.instances i where i.id = u.id)
+        and o.event_id >= own.first_event
       order by o.event_id offset 0)
     union all
     (select e.instance_id, 0, 'asked'::text, null, null, null, null, null, null, null
@@ -132,6 +133,8 @@ select h.instance_id, h.event_id, h.kind, h.seq, h.name, h.attempt, h.fingerprin
     union all
     (select a.instance_id, 0, 'heartbeat'::text, a.seq, a.name, a.attempt, null, a.details, null, null
        from @extschema@.attempts a where a.instance_id = u.id and a.details is not null)
+    union all
+    (select u.id, 0, 'format'::text, own.format::int, null, null, null, null, null, null where own.format > 1)
  ) h
 
 -- name: hear

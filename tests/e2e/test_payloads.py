@@ -277,6 +277,34 @@ async def test_a_marker_leads_to_nobody_elses_payload(ns: Namespace) -> None:
             await (await engine.get(ns.one("select @.start('payload_sum', %s::jsonb)", marker))).result(10)
 
 
+async def test_an_instance_of_a_later_format_is_paused_and_never_run(ns: Namespace) -> None:
+    """Whether it has begun or not; who was claimed with it goes on, and so does it once somebody knows its format."""
+    RAN.clear()
+    async with ns.engine(everything, size_of, park_after=0.0) as engine:
+        begun = await engine.start(everything, "x")
+        await until(lambda: len(ns.history(begun)) == 3, "three checkpoints")
+    assert RAN == ["s", "t", "u"]
+    async with ns.client() as client:
+        fresh, beside = await client.start_many(size_of, ["later", "now"])
+        ns.sql("update @.instances set format = 2 where id in (%s, %s)", begun.instance_id, fresh.instance_id)
+        await (await client.get(begun.id)).signal("go", "g")
+        async with ns.engine(everything, size_of, park_after=0.0) as engine:
+            assert await beside.result(20) == 3
+            for later in (await client.get(begun.id), fresh):
+                for _ in range(2):  # resumed, it is refused again
+                    with pytest.raises(InstancePaused, match=f"{later.id}.*written in format 2"):
+                        await later.result(20)
+                    assert await later.resume()
+                await status_is(later, "paused")  # refused a third time
+            assert RAN == ["s", "t", "u"]
+            assert len(ns.history(begun)) == 3
+            ns.sql("update @.instances set format = 1")
+            for later in (await client.get(begun.id), fresh):
+                await later.resume()
+                await later.result(20)
+            assert RAN[:3] == ["s", "t", "u"]
+
+
 @pytest.mark.parametrize("how", ["packed", "aside"])
 async def test_a_history_that_cannot_be_read_pauses_its_instance_alone(ns: Namespace, how: str) -> None:
     RAN.clear()

@@ -191,6 +191,17 @@ class Host:
         hosted.machine = self.machine_of(hosted, definition, args, kwargs, started_us, seed or id)
         return hosted
 
+    def refuse(
+        self, id: bytes, key: str | None, definition: Workflow[Any, Any], why: Callable[[object], PgDurableError]
+    ) -> None:
+        """Pauses a claimed instance that must not run here. `why` makes the error, from what the instance is called."""
+        hosted = Hosted(self, id, key, definition)
+        self.instances[id] = hosted
+        hosted.machine = AsyncMachine(hosted.label, str(definition), id, 0, _nothing)
+        error = why(hosted.label)
+        logger.error("%s", error)
+        self.release(hosted, "paused", error=encode_error(error, keep_traceback=False))
+
     def host_again(self, old: Hosted, input: bytes, started_us: int, seed: bytes) -> Hosted | None:
         """Hosts the next run of an instance that continues as new."""
         hosted = self._host(old.id, old.key, old.definition, input, started_us, None, seed)

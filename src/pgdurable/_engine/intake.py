@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import datetime
+from functools import partial
 from typing import Any, NamedTuple
 
 import psycopg
@@ -21,6 +22,7 @@ from pgdurable._engine import probes
 from pgdurable._engine.backlog import Gate
 from pgdurable._engine.clock import micros
 from pgdurable._engine.forks import Origin, origin_of
+from pgdurable._engine.formats import unknown_format
 from pgdurable._engine.host import Host
 from pgdurable._engine.listening import Listening
 from pgdurable._engine.looks import Looks
@@ -84,6 +86,7 @@ class Intake:
         self._gate = gate
         self._listening = listening
         self._look_again_in = look_again_in
+        self._formats: dict[int, int] = {}
         definitions = list(host.registry)
         self.names = [d.name for d in definitions]
         self._versions = [d.version for d in definitions]
@@ -185,6 +188,9 @@ class Intake:
                 if entry[2] == "heartbeat":
                     self._host.kept[entry[0].bytes, entry[3]] = entry
                     continue
+                if entry[2] == "format":
+                    self._formats[entry[0].int] = entry[3]
+                    continue
                 if encryption is not None:
                     if entry[1] == 0:
                         origins[entry[0].int] = origin_of([entry])
@@ -209,6 +215,9 @@ class Intake:
                     continue
                 definition = definitions[workflow, version]
                 recorded = history.pop(id.int, [])
+                if self._formats and (found := self._formats.pop(id.int, None)) is not None:
+                    self._host.refuse(id.bytes, key, definition, partial(unknown_format, found=found))
+                    continue
                 if self._host.encryption is not None:
                     origin = origin_of(recorded)
                     whose = id if origin is None or origin.input_of is None else origin.input_of

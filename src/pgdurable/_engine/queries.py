@@ -17,6 +17,7 @@ from pgdurable._engine.answers import borrow
 from pgdurable._engine.clock import micros
 from pgdurable._engine.continuing import run_of
 from pgdurable._engine.forks import opened
+from pgdurable._engine.formats import unknown_format
 from pgdurable._engine.hosted import Hosted
 from pgdurable._engine.replay import run_again
 from pgdurable._engine.tasks import Bell, heed_cancel
@@ -137,6 +138,9 @@ class Answerer:
         host = self._host
         async with borrow(self._pool) as conn:
             history = await (await conn.execute(self._sql["load_history"], ([id],))).fetchall()
+        for row in history:
+            if row[2] == "format":
+                raise unknown_format(f"instance {key or id}", row[3])
         history = [row for row in history if row[2] not in ("asked", "heartbeat")]
         if host.encryption is not None:
             started_with, history = opened(host.encryption, id, started_with, history)
