@@ -17,7 +17,8 @@ class Yard:
         self.load = [0, 0]
         self.highest = 0
         self.order: list[int] = []
-        self.gate = Gate(lambda: (self.load[0], self.load[1]), most, most_bytes)
+        self.behind = False
+        self.gate = Gate(lambda: (self.load[0], self.load[1]), most, most_bytes, lambda: self.behind)
 
     async def call(self, number: int, nbytes: int = 1) -> None:
         if self.gate.full(nbytes):
@@ -155,3 +156,32 @@ async def test_any_order_of_calls_cancellations_and_answers(seed: int) -> None:
         assert yard.highest <= most
         yard.take(yard.load[0])
         assert yard.gate._let_in == yard.gate._let_in_bytes == yard.gate.waiting == 0
+
+
+async def test_while_the_process_is_behind_one_goes_in_a_turn() -> None:
+    yard = Yard(100)
+    yard.behind = True
+    tasks = await yard.calls(range(5))
+    assert yard.order == []
+    for turn in range(1, 4):
+        yard.gate.open_up()
+        await settle()
+        assert yard.order == list(range(turn))
+    yard.behind = False
+    yard.gate.open_up()
+    await settle()
+    assert yard.order == list(range(5))
+    await asyncio.gather(*tasks)
+
+
+async def test_who_was_let_in_and_has_not_run_is_not_followed_while_behind() -> None:
+    yard = Yard(100)
+    yard.behind = True
+    tasks = await yard.calls(range(3))
+    yard.gate.open_up()
+    yard.gate.open_up()
+    await settle()
+    assert yard.order == [0, 1]
+    yard.behind = False
+    yard.gate.open_up()
+    await asyncio.gather(*tasks)

@@ -2,6 +2,9 @@
 
 What runs already may finish and be recorded: it is bounded by the number of instances in memory. Only new work, from
 calls of this process and from the poller's claims, comes through the gate.
+
+They also wait while this process itself is behind with what has been committed: a few pass then for every turn in which
+some instances went on. Else starts without end take all of its time, and what has begun never ends.
 """
 
 from __future__ import annotations
@@ -15,6 +18,7 @@ __all__ = ["MOST_BYTES", "Gate"]
 MOST_BYTES = 32 * 1024 * 1024
 _LOOKS_EVERY = 16
 _SMALL = 4096
+_WHILE_BEHIND = 1
 
 
 class Gate:
@@ -26,11 +30,19 @@ class Gate:
     Args:
         load: transitions and bytes that wait for the server now.
         most, most_bytes: the limits. A single call may be larger: it is let in when the load is below them.
+        behind: whether this process is behind with what the server has answered.
     Attributes:
         waited: how many callers have had to wait so far.
     """
 
-    def __init__(self, load: Callable[[], tuple[int, int]], most: int, most_bytes: int) -> None:
+    def __init__(
+        self,
+        load: Callable[[], tuple[int, int]],
+        most: int,
+        most_bytes: int,
+        behind: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._behind = behind
         self._load = load
         self._most = most
         self._most_bytes = most_bytes
@@ -55,7 +67,7 @@ class Gate:
             return False
         transitions, nbytes = self._load()
         room = self._most - transitions
-        if self._queue or self._let_in or room <= 0 or nbytes >= self._most_bytes:
+        if self._queue or self._let_in or room <= 0 or nbytes >= self._most_bytes or self._behind():
             self._credit = 0
             return True
         self._credit = min(room, _LOOKS_EVERY) - 1  # the next ones, if small, pass without another look
@@ -80,8 +92,10 @@ class Gate:
         if not self._queue:
             return
         transitions, nbytes = self._load()
+        most = self._let_in + _WHILE_BEHIND if self._behind() else len(self._queue) + self._let_in
         while (
             self._queue
+            and self._let_in < most
             and transitions + self._let_in < self._most
             and nbytes + self._let_in_bytes < self._most_bytes
         ):  # fmt: skip
@@ -100,6 +114,7 @@ class Gate:
                 future.set_exception(error())
 
     def _gone_in(self, nbytes: int) -> None:
-        self.open_up()  # for those who came while somebody who had been let in had not run yet
+        if not self._behind():
+            self.open_up()  # for those who came while somebody who had been let in had not run yet
         self._let_in -= 1
         self._let_in_bytes -= nbytes

@@ -38,6 +38,7 @@ _LONGEST_WAIT_S = 1.0
 # Measured at 200 and 1,000 callers of ten-step workflows, in steps/s against handing out all at once:
 # 64 gives 1.28 and 1.32, 32 gives 1.42 and 1.34, 16 gives 1.32 and 1.16.
 _ANSWERS_A_TURN = 32
+_BEHIND_S = 0.02
 # A COPY of history alone overtakes the pipeline at about 100 rows (benchmarks/bench_flush.py), but a flush of a busy
 # engine also starts and ends instances, and then needs two or three round trips where the pipeline needs one. At 500
 # callers of ten-step workflows, means of three runs taking turns: 128 gives 85,400 steps/s, 256 88,300, 512 91,800, no
@@ -101,7 +102,7 @@ class Journal:
         self._closed = False
         self._sent = 0.0
         self._delivering = False
-        self._answers: deque[tuple[Iterator[Any], Iterator[int]]] = deque()
+        self._answers: deque[tuple[Iterator[Any], Iterator[int], float]] = deque()
         self._pause_until = 0.0
         self._backoff = 0.0
         self._distrusted = 0.0
@@ -172,6 +173,11 @@ class Journal:
             transitions += len(batch)
             nbytes += batch.nbytes
         return transitions, nbytes
+
+    @property
+    def behind(self) -> bool:
+        """Whether this process has had an answer for a while that it has not told everybody of yet."""
+        return bool(self._answers) and time.monotonic() - self._answers[0][2] > _BEHIND_S
 
     async def discard(self) -> list[Any]:
         """Closes the connection and forgets every transition whose fate is not known. Returns their tags."""
@@ -269,7 +275,8 @@ class Journal:
                 if self._link.trouble is not None:
                     self._recovered()
                 self._pump()  # the server works on the next batch while this one's answers are handed out
-                self._answers.append((iter(done[1].tags), iter(done[3]) if done[3] is not None else repeat(done[2])))
+                times = iter(done[3]) if done[3] is not None else repeat(done[2])
+                self._answers.append((iter(done[1].tags), times, time.monotonic()))
                 if not self._delivering:
                     self._delivering = True
                     self._hand_out()
@@ -289,7 +296,7 @@ class Journal:
         answers = self._answers
         left = _ANSWERS_A_TURN
         while answers:
-            tags, times = answers[0]
+            tags, times, _ = answers[0]
             for tag, at_us in zip(islice(tags, left), times, strict=False):
                 left -= 1
                 try:

@@ -133,7 +133,7 @@ class Worker:
             queues=self.listening.queues,
             on_fenced=lambda: self._incarnation.fenced(), on_orphans=lambda: self.poller.hint(), troubles=troubles,
         )  # fmt: skip
-        self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES)
+        self.gate = gate = Gate(self._load, settings.max_backlog, MOST_BYTES, lambda: journal.behind)
         journal.on_answer = gate.open_up
         self.upkeep = Upkeep(worker_pool, schema)
         self.upkeep.on_aside = partial(setattr, journal.flusher, "aside_over")
