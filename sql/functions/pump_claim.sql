@@ -21,15 +21,12 @@ declare
     n int;
 begin
     if cardinality(names) = 0 then
-        return pump || '{"ids": []}';
+        return pump || '{"ids": [], "was_full": true}';
     end if;
-    if is_full then
-        -- Places in the queue of events: what is older than ten seconds has been looked at since it was committed.
-        pump := pump || jsonb_build_object(
-            'after', coalesce(pump -> 'marked', '0'),
-            'marked', case when at - coalesce((pump ->> 'marked_at')::float8, 0) > 10 then to_jsonb(@extschema@.last_event())
-                           else coalesce(pump -> 'marked', '0') end,
-            'marked_at', case when at - coalesce((pump ->> 'marked_at')::float8, 0) > 10 then at else (pump ->> 'marked_at')::float8 end);
+    if is_full and at - coalesce((pump ->> 'marked_at')::float8, 0) > 10 then
+        -- The place in the queue of events: what was given out ten seconds ago has been committed, and looked at, since.
+        pump := pump || jsonb_build_object('after', coalesce(pump -> 'marked', '0'), 'marked', @extschema@.last_event(),
+                                           'marked_at', at);
     end if;
     select array_agg(c.id order by c.trial is null, c.id), count(*),
            jsonb_object_agg(c.workflow, c.woke_at order by c.woke_at) filter (where c.woke_at is not null)
@@ -49,6 +46,6 @@ begin
         pump := pump || jsonb_build_object('full_at', extract(epoch from clock_timestamp())
             + least(greatest(20 * extract(epoch from clock_timestamp() - began), 0.25), 10));
     end if;
-    return pump || jsonb_build_object('ids', coalesce(to_jsonb(ids), '[]'), 'due', due);
+    return pump || jsonb_build_object('ids', coalesce(to_jsonb(ids), '[]'), 'due', due, 'was_full', is_full);
 end
 $$;

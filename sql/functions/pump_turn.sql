@@ -27,6 +27,25 @@ begin
     if coalesce((pump ->> 'look_at')::float8, 0) <= extract(epoch from at) then
         pump := @extschema@.pump_look(pump);
     end if;
+    if pump ? 'tasks_turn' then
+        -- In a turn of its own: tasks that this pump has just handed out are there for all pumps once that is committed.
+        select t.ran, t.outcome into ran, tasks_outcome
+          from @extschema@.run_tasks(me, least(clock_timestamp() + interval '20 milliseconds', ends),
+            case when pump ? 'tasks_full' then '-infinity'::timestamptz else (pump ->> 'tasks_since')::timestamptz end,
+            array(select jsonb_array_elements_text(pump -> 'queues')), pump -> 'usual') t;
+        if tasks_outcome is null then
+            pump := pump - 'tasks_full' || jsonb_build_object('tasks_since', at - interval '5 seconds');
+        end if;
+        perform @extschema@.pump_assert(pump -> 'settings');
+        pump := pump - 'tasks_turn' || jsonb_build_object('steps', (pump ->> 'steps')::bigint + ran);
+        if ran > 0 or tasks_outcome is not null then
+            pump := pump || jsonb_build_object('idle', 0);
+        end if;
+        if clock_timestamp() >= ends or tasks_outcome = 'stop' or (pump ->> 'steps')::bigint >= (pump ->> 'most')::bigint then
+            pump := pump || '{"going": false}';
+        end if;
+        return pump;
+    end if;
     if cardinality(ids) = 0 then
         pump := @extschema@.pump_claim(pump - 'careful');
         ids := array(select e.value::uuid from jsonb_array_elements_text(pump -> 'ids') with ordinality as e (value, n)
@@ -59,31 +78,29 @@ begin
         steps := 0;
         pump := pump || '{"careful": true}';
     end;
-    if outcome is null and not pump ? 'careful' then
-        select t.ran, t.outcome into ran, tasks_outcome
-          from @extschema@.run_tasks(me, greatest(until, clock_timestamp() + interval '5 milliseconds'),
-            case when pump ? 'tasks_full' then '-infinity'::timestamptz else (pump ->> 'tasks_since')::timestamptz end,
-            array(select jsonb_array_elements_text(pump -> 'queues')), pump -> 'usual') t;
-        if tasks_outcome is null then
-            pump := pump - 'tasks_full' || jsonb_build_object('tasks_since', at - interval '5 seconds');
-        end if;
-    end if;
     pump := pump || jsonb_build_object(
-        'ids', to_jsonb(left_ids), 'slow', slow, 'steps', (pump ->> 'steps')::bigint + steps + ran);
+        'ids', to_jsonb(left_ids), 'slow', slow, 'steps', (pump ->> 'steps')::bigint + steps);
     perform @extschema@.pump_assert(pump -> 'settings');
     at := clock_timestamp();
-    if cardinality(ids) > 0 or ran > 0 or tasks_outcome is not null then
+    if cardinality(ids) > 0 then
         pump := pump || jsonb_build_object('idle', 0);
-    elsif (pump ->> 'wait')::boolean and at < ends then
-        -- A little longer each time, up to 50 milliseconds.
-        pump := pump || jsonb_build_object('idle', least((pump ->> 'idle')::int + 1, 10));
-        perform pg_sleep(least(0.005 * (pump ->> 'idle')::int, greatest(extract(epoch from ends - at), 0.001)));
     else
+        pump := pump || jsonb_build_object('idle', least((pump ->> 'idle')::int + 1, 10));
+        if (pump ->> 'wait')::boolean and at < ends then
+            -- A little longer each time, up to 50 milliseconds.
+            perform pg_sleep(least(0.005 * (pump ->> 'idle')::int, greatest(extract(epoch from ends - at), 0.001)));
+        elsif not (pump ->> 'was_full')::boolean then
+            -- Nothing where it looked: once more, from the beginning.
+            pump := pump - 'full_at';
+        elsif (pump ->> 'idle')::int > 1 then
+            -- And tasks have had a turn since.
+            pump := pump || '{"going": false}';
+        end if;
+    end if;
+    if at >= ends or (pump ->> 'steps')::bigint >= (pump ->> 'most')::bigint or outcome = 'stop' then
         pump := pump || '{"going": false}';
     end if;
-    if at >= ends or (pump ->> 'steps')::bigint >= (pump ->> 'most')::bigint or outcome = 'stop' or tasks_outcome = 'stop' then
-        pump := pump || '{"going": false}';
-    end if;
+    pump := pump || '{"tasks_turn": true}';
     return pump;
 end
 $$;

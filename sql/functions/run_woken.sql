@@ -23,6 +23,8 @@ begin
         name := coalesce(got ->> 'name', name);
     when 'child' then
         result := coalesce(got -> 'output', 'null');
+        -- A child has had its own attempts: it is started anew only where its node says so.
+        retriable := ins ? 'retry';
         error := case when got ->> 'status' <> 'completed' then jsonb_strip_nulls(jsonb_build_object(
             'type', 'pgdurable.errors.InstanceFailed', 'sqlstate', coalesce(error ->> 'sqlstate', 'PGD06'), 'step', name,
             'message', format('child %s of step %s ended %s%s', got ->> 'id', name, got ->> 'status',

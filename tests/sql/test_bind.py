@@ -81,7 +81,13 @@ class Steps:
         if into:
             names = [column.name for column in self.execute(f"select * from ({text}\n) q limit 0").description or ()]
             rows = f"[{', '.join(raw for _, raw in found)}]"
-            self.keep(into, "jsonb_build_object('rows', %s::jsonb, 'row_count', %s, 'columns', %s)", rows, len(found), Jsonb(names))
+            self.keep(
+                into,
+                "jsonb_build_object('rows', %s::jsonb, 'row_count', %s, 'columns', %s)",
+                rows,
+                len(found),
+                Jsonb(names),
+            )
         return [row for row, _ in found]
 
 
@@ -278,7 +284,12 @@ def test_the_scanner_agrees_with_the_server(steps: Steps, tail: str) -> None:
     """Whatever stands behind it, a query without references that we take is to the letter what the server gets."""
     query = f"select 'a' as v {tail}"
     scanned = steps.one("select @.scan_query(%s)", query)
-    if any(isinstance(part, dict) for part in scanned["parts"]) or scanned["params"] or scanned["open"] or scanned["more"]:
+    if (
+        any(isinstance(part, dict) for part in scanned["parts"])
+        or scanned["params"]
+        or scanned["open"]
+        or scanned["more"]
+    ):
         return
     assert steps.bind(query)["text"].rstrip() == query.split(";")[0].rstrip() if ";" not in tail else True
 

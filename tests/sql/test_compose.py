@@ -96,7 +96,10 @@ def test_texts_and_arrays_are_nodes_in_the_plain_form(ns: Namespace) -> None:
     plain = '["select 1", {"op": "if", "when": "select 1", "then": ["select 2"], "retry": 2, "timeout": "5 minutes"}]'
     assert ns.one("select @.normalize(%s)", plain) == {
         "op": "seq",
-        "steps": [A, {"op": "if", "when": A, "then": {"op": "seq", "steps": [B]}, "retry": {"max_attempts": 2}, "timeout": 300}],
+        "steps": [
+            A,
+            {"op": "if", "when": A, "then": {"op": "seq", "steps": [B]}, "retry": {"max_attempts": 2}, "timeout": 300},
+        ],
     }
 
 

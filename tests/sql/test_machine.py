@@ -165,8 +165,8 @@ def test_a_failing_step_is_tried_again_and_what_it_did_is_undone(m: Machine) -> 
     m.ns.rows("create sequence @.tries")
     m.ns.rows("""create function @.third_time() returns text language plpgsql as $$ begin
                  insert into ledger (word) values ('try');
-                 if nextval('tries') < 3 then raise exception using errcode = 'AB123', message = 'not yet', detail = 'd', hint = 'h';
-                 end if;
+                 if nextval('tries') < 3 then raise exception using errcode = 'AB123', message = 'not yet',
+                 detail = 'd', hint = 'h'; end if;
                  return 'done'; end $$""")
     id = m.run([{"op": "call", "function": "third_time", "retry": QUICK, "name": "third"}, note("after")])
     m.output(id)

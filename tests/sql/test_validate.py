@@ -53,7 +53,11 @@ def test_all_problems_are_told_at_once(ns: Namespace) -> None:
 
 
 def test_tables_that_are_not_there_yet_are_no_problem(ns: Namespace) -> None:
-    definition = ["create table later (id int)", "insert into later values ($x)", "select f($x.a, $y?) from later where a in (select id from $z.*)"]
+    definition = [
+        "create table later (id int)",
+        "insert into later values ($x)",
+        "select f($x.a, $y?) from later where a in (select id from $z.*)",
+    ]
     assert ns.rows("select * from @.validate(%s)", Jsonb(definition)) == []
 
 
