@@ -31,9 +31,15 @@ begin
         end if;
     end if;
     if runner is null then
-        return @extschema@.run_statement(statement, env, ins ? 'plain', path);
+        result := @extschema@.run_statement(statement, env, ins ? 'plain', path);
+    else
+        execute runner into result using statement, env, ins ? 'plain', path;
     end if;
-    execute runner into result using statement, env, ins ? 'plain', path;
+    -- A statement that sets the session's search_path would hand it to all functions around it: until here no name is
+    -- resolved but in full. work puts the session's own back.
+    if pg_catalog.current_setting('search_path') operator(pg_catalog.<>) 'pg_catalog, pg_temp' then
+        perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', false);
+    end if;
     return result;
 end
 $$;

@@ -14,6 +14,7 @@ language plpgsql
 as $$
 declare
     pump pg_catalog.jsonb;
+    path pg_catalog.text := pg_catalog.current_setting('search_path');
 begin
     commit;
     set transaction isolation level read committed;
@@ -22,6 +23,7 @@ begin
     while @extschema@.pump_goes_on(pump) loop
         set transaction isolation level read committed;
         pump := @extschema@.pump_turn(pump);
+        perform pg_catalog.set_config('search_path', path, false);
         commit;
     end loop;
     set transaction isolation level read committed;
