@@ -7,7 +7,7 @@ import time
 
 import pgdurable as pgd
 
-__all__ = ["RESUMED", "WOKEN", "WORKFLOWS", "echo", "sleeper", "stepper", "waiter"]
+__all__ = ["RESUMED", "WOKEN", "WORKFLOWS", "echo", "queued", "sleeper", "stepper", "waiter"]
 
 # perf_counter() when the code of an instance got to its wait: live, and again in replay.
 RESUMED: list[float] = []
@@ -54,4 +54,11 @@ async def echo(signals: int) -> int:
     return signals
 
 
-WORKFLOWS = (stepper, waiter, sleeper, echo)
+@pgd.workflow(name="bench_queued", version="1")
+async def queued(number: int) -> int:
+    """Notes when it runs."""
+    WOKEN.append((number, time.time()))
+    return number
+
+
+WORKFLOWS = (stepper, waiter, sleeper, echo, queued)

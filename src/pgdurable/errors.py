@@ -161,8 +161,8 @@ class WorkflowIoError(PgDurableError):
 class WorkflowTimeout(PgDurableError, TimeoutError):
     """The instance ran over its timeout, `@workflow(timeout=)` or `start(timeout=)`.
 
-    The code meets it as a cancellation: `asyncio.CancelledError` where it waits, with this error as `args[0]`. Once the
-    code has ended, the instance is `timed_out`.
+    The code meets it as a cancellation: `asyncio.CancelledError` where it waits, and `current().timed_out` is true.
+    This error is `args[0]` of it, where asyncio hands that on. When the code has ended, the instance is `timed_out`.
     """
 
 

@@ -18,6 +18,8 @@ __all__ = ["Current", "current", "current_or_none"]
 class Current:
     """Which instance the code belongs to, and in a step which attempt of which step.
 
+    In workflow code that meets `asyncio.CancelledError`, `timed_out` and `cancel_reason` say why, wherever it waited.
+
     Attributes:
         id: the instance's user-chosen id, or `instance_id` as text.
         instance_id: its UUID.
@@ -29,6 +31,8 @@ class Current:
         attempt: in a step which attempt this is, counted from 1, else None.
         replaying: in workflow code, whether history is being replayed just now. Not for branching: what a workflow does
             must not depend on it.
+        timed_out: in workflow code, whether it ran over its deadline: the cancellation it meets is that one.
+        cancel_reason: in workflow code, what was said with the request to cancel, or of the deadline; None: nothing.
     """
 
     id: str
@@ -41,6 +45,8 @@ class Current:
     step: str | None = None
     attempt: int | None = None
     replaying: bool = False
+    timed_out: bool = False
+    cancel_reason: str | None = None
 
 
 def current() -> Current:
@@ -63,7 +69,8 @@ def current_or_none() -> Current | None:
     """As `current`; None outside of workflow code and steps."""
     machine = current_machine()
     if machine is not None:
-        return _of(machine.label, None, None, machine.replaying)
+        reason = None if machine.cancel_reason is None else str(machine.cancel_reason)
+        return _of(machine.label, None, None, machine.replaying, machine.timed_out, reason)
     attempt = current_attempt.get(None)
     if attempt is not None and not hasattr(attempt, "run"):  # of the task that steps share
         try:
@@ -76,10 +83,14 @@ def current_or_none() -> Current | None:
     return _of(run.hosted.label, run.command.name, attempt.number, False)
 
 
-def _of(label: Any, step: str | None, attempt: int | None, replaying: bool) -> Current:
+def _of(
+    label: Any, step: str | None, attempt: int | None, replaying: bool, timed_out: bool = False,
+    reason: str | None = None,
+) -> Current:  # fmt: skip
     id = uuid.UUID(bytes=label.id)
     deadline, parent, labels = label.about or (None, None, None)
     return Current(
         label.key if label.key is not None else str(id), id, label.definition.name, label.definition.version, parent,
         deadline, {} if labels is None else decode_stored(labels), step, attempt, replaying,
+        timed_out, reason,
     )  # fmt: skip

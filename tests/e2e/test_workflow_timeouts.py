@@ -55,6 +55,56 @@ async def test_the_code_meets_it_and_may_clean_up(ns: Namespace) -> None:
         assert (info.deadline - info.started_at).total_seconds() == pytest.approx(0.3, abs=0.001)
 
 
+@pytest.mark.parametrize("how", ["deadline", "cancelled", "nothing said"])
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_the_code_asks_why_wherever_it_waits(ns: Namespace, how: str, blocking: bool) -> None:
+    """Also through a gather, where asyncio does not hand on what the cancellation was given; the same in replay."""
+    met: list[Any] = []
+
+    def why() -> None:
+        found = pgd.current()
+        met.append((found.timed_out, found.cancel_reason))
+
+    @pgd.workflow(name="asks_why")
+    async def asks() -> None:
+        assert pgd.current().cancel_reason is None
+        try:
+            await asyncio.gather(asyncio.sleep(3600), pgd.wait_signal("never"))
+        except asyncio.CancelledError:
+            why()
+            await pgd.wait_signal("go")
+            raise
+
+    @pgd.workflow(name="asks_why")
+    def asks_blocking() -> None:
+        try:
+            pgd.sleep(3600)
+        except asyncio.CancelledError:
+            why()
+            pgd.wait_signal("go")
+            raise
+
+    async with ns.engine(asks_blocking if blocking else asks) as engine:
+        h = await engine.start("asks_why", timeout=0.3 if how == "deadline" else None)
+        if how != "deadline":
+            await until(lambda: ns.instance(h, "status = 'running'"), "it runs")
+            await h.cancel("no more" if how == "cancelled" else None)
+        await until(lambda: bool(met), "it has met it")
+    async with ns.engine(asks_blocking if blocking else asks) as engine:
+        h = await engine.get(h.id)
+        await h.signal("go")
+        with pytest.raises(pgd.InstanceFailed):
+            await h.result(timeout=30)
+    wanted = {"deadline": True, "cancelled": False, "nothing said": False}[how]
+    assert [timed_out for timed_out, _ in met] == [wanted] * 2
+    reasons = {reason for _, reason in met}
+    if how == "deadline":
+        assert len(reasons) == 1
+        assert "ran over its timeout" in reasons.pop()
+    else:
+        assert reasons == {"no more" if how == "cancelled" else None}
+
+
 async def test_code_that_ends_well_all_the_same_has_completed(ns: Namespace) -> None:
     @pgd.workflow(timeout=0.2)
     async def answers() -> str:
