@@ -1,6 +1,6 @@
 -- Whether a result counts as true where a workflow asks `if` or `while`.
 --
--- Of rows, the first column of the first; no rows, null: false. A number unless 0; a text unless it is empty, `false`, `f`,
+-- Of rows, the first column of the first; no rows, null, a change that returned none: false. A number unless 0; a text unless it is empty, `false`, `f`,
 -- `no`, or a number that is 0; an array or object unless it is empty.
 create or replace function @extschema@.truthy(value jsonb)
 returns boolean
@@ -17,6 +17,6 @@ as $$
         when 'array' then v <> '[]'
         when 'object' then v <> '{}'
         else false end, false)
-      from (select case when jsonb_typeof(value) = 'object' and value ? 'row_count' and value ? 'rows'
+      from (select case when jsonb_typeof(value) = 'object' and value ? 'row_count'
                         then @extschema@.env_entry(value) -> 'v' else value end) as t (v)
 $$;

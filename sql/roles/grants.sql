@@ -61,6 +61,7 @@ grant execute on function
     @extschema@.infer_types, @extschema@.settle_types, @extschema@.type_kind, @extschema@.value_type,
     @extschema@.ref_expression, @extschema@.lit_expression, @extschema@.rows_expression, @extschema@.join_parts,
     @extschema@.bind, @extschema@.bind_late, @extschema@.fit,
+    @extschema@.explain(jsonb), @extschema@.explain(text), @extschema@.draw_nodes, @extschema@.node_title, @extschema@.node_states,
     @extschema@.make_node,
     @extschema@.is_retry,
     @extschema@.node_fields,

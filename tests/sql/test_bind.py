@@ -16,10 +16,41 @@ from psycopg.types.json import Jsonb
 from pgdurable._store.migrations import migrate
 
 HOSTILE = [
-    "'; drop table precious; --", "$x", "$1", "$$; drop table precious; $$", "\\", "\\'", "'", "''", '"', '","admin":true,"x":"',
-    '","b', "}", "{", "NULL", "null", "a,b", "(a)", "[1,2)", "<a>&'\"", "--", "/*", "*/", "E'\\'", "%s", "\n", " ", "", "true",
-    "$tag$", "é😀", "x'||(select 1)||'", "\x01" + "1" + "\x01", "?", ";",
-]  # fmt: skip
+    "'; drop table precious; --",
+    "$x",
+    "$1",
+    "$$; drop table precious; $$",
+    "\\",
+    "\\'",
+    "'",
+    "''",
+    '"',
+    '","admin":true,"x":"',
+    '","b',
+    "}",
+    "{",
+    "NULL",
+    "null",
+    "a,b",
+    "(a)",
+    "[1,2)",
+    "<a>&'\"",
+    "--",
+    "/*",
+    "*/",
+    "E'\\'",
+    "%s",
+    "\n",
+    " ",
+    "",
+    "true",
+    "$tag$",
+    "é😀",
+    "x'||(select 1)||'",
+    "\x01" + "1" + "\x01",
+    "?",
+    ";",
+]
 texts = st.one_of(
     st.sampled_from(HOSTILE), st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=30)
 )
@@ -108,29 +139,73 @@ def steps(dsn: str, schema: str) -> Iterator[Steps]:
 # -- every type
 
 TYPED = [
-    ("int2", "'-7'"), ("int4", "'2147483647'"), ("int8", "'9223372036854775807'"), ("numeric", "'123456789012345678901.2345'"),
-    ("numeric", "'NaN'"), ("float8", "'1e-300'"), ("float8", "'Infinity'"), ("float4", "'1.5'"), ("bool", "'true'"), ("text", "'it''s'"),
-    ("varchar(20)", "'x'"), ("char(5)", "'ab'"), ("name", "'n'"), ("bytea", "'\\x00ff27'"), ("uuid", "'0190163d-8694-739b-aea5-966c26f8ad91'"),
-    ("date", "'2024-02-29'"), ("date", "'infinity'"), ("timestamp", "'2024-02-29 12:00:00.123456'"), ("interval", "'1 year -2 days 03:00'"),
-    ("timestamptz", "'2024-02-29 12:00:00.123456+05'"), ("timestamptz", "'-infinity'"), ("time", "'23:59:59'"), ("timetz", "'23:59:59+02'"),
-    ("json", "'{\"a\": [1, null]}'"), ("jsonb", "'{\"a\": [1, null]}'"), ("jsonb", "'\"just a text\"'"), ("jsonb", "'[\"'' $x\"]'"),
-    ("int4[]", "'{1,NULL,3}'"), ("int4[]", "'{{1,2},{3,4}}'"), ("text[]", "array['a,b', '\"', null, 'NULL', '{}', $$it's$$]"),
-    ("bytea[]", "array['\\x00'::bytea]"), ("mood", "'it''s'"), ("mood[]", "'{glad,null}'::mood[]"), ("posint", "'5'"), ("int4range", "'[1,5)'"),
-    ("tstzrange", "'[2024-01-01,)'"), ("int4multirange", "'{[1,3),[7,9)}'"), ("int4range[]", "array['[1,2)'::int4range]"),
-    ("place", "row($$it's, \"x\"$$, 3, array['a','b,c'])"), ("place[]", "array[row('a', 1, null)::place, null]"), ("inet", "'10.0.0.1/8'"),
-    ("cidr", "'10.0.0.0/8'"), ("macaddr", "'08:00:2b:01:02:03'"), ("bit(3)", "'101'"), ("varbit", "'10101'"), ("point", "'(1,2)'"),
-    ("tsvector", "'a b:2'"), ("tsquery", "'a & b'"), ("jsonpath", "'$.a'"), ("pg_lsn", "'16/B374D848'"), ("money", "'12.34'"), ("oid", "'42'"),
-]  # fmt: skip
+    ("int2", "'-7'"),
+    ("int4", "'2147483647'"),
+    ("int8", "'9223372036854775807'"),
+    ("numeric", "'123456789012345678901.2345'"),
+    ("numeric", "'NaN'"),
+    ("float8", "'1e-300'"),
+    ("float8", "'Infinity'"),
+    ("float4", "'1.5'"),
+    ("bool", "'true'"),
+    ("text", "'it''s'"),
+    ("varchar(20)", "'x'"),
+    ("char(5)", "'ab'"),
+    ("name", "'n'"),
+    ("bytea", "'\\x00ff27'"),
+    ("uuid", "'0190163d-8694-739b-aea5-966c26f8ad91'"),
+    ("date", "'2024-02-29'"),
+    ("date", "'infinity'"),
+    ("timestamp", "'2024-02-29 12:00:00.123456'"),
+    ("interval", "'1 year -2 days 03:00'"),
+    ("timestamptz", "'2024-02-29 12:00:00.123456+05'"),
+    ("timestamptz", "'-infinity'"),
+    ("time", "'23:59:59'"),
+    ("timetz", "'23:59:59+02'"),
+    ("json", "'{\"a\": [1, null]}'"),
+    ("jsonb", "'{\"a\": [1, null]}'"),
+    ("jsonb", "'\"just a text\"'"),
+    ("jsonb", "'[\"'' $x\"]'"),
+    ("int4[]", "'{1,NULL,3}'"),
+    ("int4[]", "'{{1,2},{3,4}}'"),
+    ("text[]", "array['a,b', '\"', null, 'NULL', '{}', $$it's$$]"),
+    ("bytea[]", "array['\\x00'::bytea]"),
+    ("mood", "'it''s'"),
+    ("mood[]", "'{glad,null}'::mood[]"),
+    ("posint", "'5'"),
+    ("int4range", "'[1,5)'"),
+    ("tstzrange", "'[2024-01-01,)'"),
+    ("int4multirange", "'{[1,3),[7,9)}'"),
+    ("int4range[]", "array['[1,2)'::int4range]"),
+    ("place", "row($$it's, \"x\"$$, 3, array['a','b,c'])"),
+    ("place[]", "array[row('a', 1, null)::place, null]"),
+    ("inet", "'10.0.0.1/8'"),
+    ("cidr", "'10.0.0.0/8'"),
+    ("macaddr", "'08:00:2b:01:02:03'"),
+    ("bit(3)", "'101'"),
+    ("varbit", "'10101'"),
+    ("point", "'(1,2)'"),
+    ("tsvector", "'a b:2'"),
+    ("tsquery", "'a & b'"),
+    ("jsonpath", "'$.a'"),
+    ("pg_lsn", "'16/B374D848'"),
+    ("money", "'12.34'"),
+    ("oid", "'42'"),
+]
 
 
 @pytest.mark.parametrize(("type", "value"), TYPED)
 def test_a_value_of_every_type_comes_back_as_it_was(steps: Steps, type: str, value: str) -> None:
     steps.conn.execute(f"create table t (id int, v {type})")
     steps.run(f"select {value}::{type} as v", into="r")
-    for n, query in enumerate((
-        "insert into t (id, v) values (1, $r.v)", "insert into t (id, v) select 2, $r", "update t set v = $r.v where id = 1",
-        "insert into t (id, v) values (3, $r.v?)",
-    )):  # fmt: skip
+    for n, query in enumerate(
+        (
+            "insert into t (id, v) values (1, $r.v)",
+            "insert into t (id, v) select 2, $r",
+            "update t set v = $r.v where id = 1",
+            "insert into t (id, v) values (3, $r.v?)",
+        )
+    ):
         bound = steps.bind(query)
         assert not bound["late"], (n, bound)
         steps.execute(bound["text"])
@@ -146,13 +221,22 @@ def test_a_value_of_every_type_comes_back_as_it_was(steps: Steps, type: str, val
         ("select $i * 2 as v", [{"v": 14}]),
         ("select $big + 1 as v", [{"v": 5_000_000_001}]),
         ("select $i + $n as v", [{"v": 107.05}]),
-        ("select $t || '!' as v, $t as w, $i as x, $b as y, $o as z", [{"v": "it's!", "w": "it's", "x": 7, "y": True, "z": {"a": [1]}}]),
-        ("select $none? as v, coalesce($none?, 'else') as w, $gone? is null as x", [{"v": None, "w": "else", "x": True}]),
+        (
+            "select $t || '!' as v, $t as w, $i as x, $b as y, $o as z",
+            [{"v": "it's!", "w": "it's", "x": 7, "y": True, "z": {"a": [1]}}],
+        ),
+        (
+            "select $none? as v, coalesce($none?, 'else') as w, $gone? is null as x",
+            [{"v": None, "w": "else", "x": True}],
+        ),
         ("select 'Dear $t, $i of $gone' as v", [{"v": "Dear it's, 7 of $gone"}]),
         ("select E'a\\n$t\\$t' as v", [{"v": "a\nit's$t"}]),
         ("select $$ $t $$ as v, $x$ $t $x$ as w -- $gone\n /* $gone /* $gone */ */", [{"v": " $t ", "w": " $t "}]),
         ("select interval '$i days' as v, date '2024-01-0$i' + 1 as w", [{"v": "7 days", "w": "2024-01-08"}]),
-        ("select timestamp with time zone '2024-01-0$i 00:00+00' at time zone '$zone' as v", [{"v": "2024-01-07T00:00:00"}]),
+        (
+            "select timestamp with time zone '2024-01-0$i 00:00+00' at time zone '$zone' as v",
+            [{"v": "2024-01-07T00:00:00"}],
+        ),
         ("select id from precious where id = any ($ids) and note = 'kept'", [{"id": 1}]),
         ("select sum(u)::int as v from unnest($ids) u", [{"v": 6}]),
         ("select jsonb_build_object('i', $i, 't', $t, 'o', $o) as v", [{"v": {"i": 7, "t": "it's", "o": {"a": [1]}}}]),
@@ -164,16 +248,28 @@ def test_a_value_of_every_type_comes_back_as_it_was(steps: Steps, type: str, val
         ("select count(*)::int as v from precious where id in (select id from $empty.*)", [{"v": 0}]),
         ("select $batch as v, $batch.name as w, $batch.row_count as x", [{"v": 1, "w": "a", "x": 2}]),
         ("select value as v from $ids.* order by value desc limit $one", [{"v": 3}]),
-        ("select '{\"name\": \"$t\", \"o\": $o}'::jsonb as v", [{"v": {"name": "it's", "o": {"a": [1]}}}]),
+        ('select \'{"name": "$t", "o": $o}\'::jsonb as v', [{"v": {"name": "it's", "o": {"a": [1]}}}]),
         ("with a as (select $i as i) select i + 1 as v from a", [{"v": 8}]),
-        ("select a$b.v, \"$t\".w from (select 1 as v) as a$b, (select 2 as w) as \"$t\"", [{"v": 1, "w": 2}]),
+        ('select a$b.v, "$t".w from (select 1 as v) as a$b, (select 2 as w) as "$t"', [{"v": 1, "w": 2}]),
         ("select $o?->>'a' as v, $o ? 'a' as w", [{"v": "[1]", "w": True}]),
     ],
-)  # fmt: skip
+)
 def test_what_a_query_says_is_what_it_means(steps: Steps, query: str, rows: list[Any]) -> None:
-    steps.set(n=100.05, i=7, big=5_000_000_000, t="it's", b=True, o={"a": [1]}, none=None, ids=[1, 2, 3], js='{"k": 1}', one=1,
-              zone="UTC", batch={"rows": [{"name": "a", "id": 1}, {"name": "b", "id": 2}], "row_count": 2, "columns": ["id", "name"]},
-              empty={"rows": [], "row_count": 0, "columns": ["id"]})  # fmt: skip
+    steps.set(
+        n=100.05,
+        i=7,
+        big=5_000_000_000,
+        t="it's",
+        b=True,
+        o={"a": [1]},
+        none=None,
+        ids=[1, 2, 3],
+        js='{"k": 1}',
+        one=1,
+        zone="UTC",
+        batch={"rows": [{"name": "a", "id": 1}, {"name": "b", "id": 2}], "row_count": 2, "columns": ["id", "name"]},
+        empty={"rows": [], "row_count": 0, "columns": ["id"]},
+    )
     assert steps.run(query) == rows
 
 
@@ -218,9 +314,18 @@ def test_a_reference_without_a_value_is_refused_by_name(steps: Steps, query: str
 
 @pytest.mark.parametrize(
     "query",
-    ["select 1; drop table precious", "select 'a", "select $1", "select /* a", "select $a$ b", "", "-- only a comment",
-     "select 'a\\'; drop table precious; --'", 'select "a'],
-)  # fmt: skip
+    [
+        "select 1; drop table precious",
+        "select 'a",
+        "select $1",
+        "select /* a",
+        "select $a$ b",
+        "",
+        "-- only a comment",
+        "select 'a\\'; drop table precious; --'",
+        'select "a',
+    ],
+)
 def test_what_is_no_single_statement_is_refused(steps: Steps, query: str) -> None:
     with pytest.raises(psycopg.Error) as refused:
         steps.bind(query)
@@ -254,8 +359,12 @@ def test_any_value_stays_what_it_is_and_changes_nothing_else(steps: Steps, value
     as_text = value if isinstance(value, str) else None
     assert as_text is None or steps.one("select count(*) from notes where t = %s", as_text) == 4
     assert steps.run("select $x as v")[0]["v"] == steps.one("select %s::jsonb", Jsonb(value))
-    assert steps.one("select @.resolve('[\"$x\", {\"a\": \"$o.f\"}]', %s::jsonb) = jsonb_build_array(%s::jsonb, jsonb_build_object('a', %s::jsonb))",
-                     steps.env, Jsonb(value), Jsonb(value))  # fmt: skip
+    assert steps.one(
+        'select @.resolve(\'["$x", {"a": "$o.f"}]\', %s::jsonb) = jsonb_build_array(%s::jsonb, jsonb_build_object(\'a\', %s::jsonb))',
+        steps.env,
+        Jsonb(value),
+        Jsonb(value),
+    )
     assert steps.one("select count(*) from pg_class where relnamespace = %s::regnamespace", steps.schema) == before
     assert steps.one("select note from precious") == "kept"
 
@@ -319,13 +428,30 @@ def test_names_in_a_hostile_path_are_not_called(steps: Steps) -> None:
 @pytest.mark.parametrize(
     ("value", "expected"),
     [
-        (True, True), (False, False), (None, False), (0, False), (0.0, False), (-1, True), ("", False), ("f", False), ("No", False),
-        (" false ", False), ("0", False), ("0.00", False), ("1e-9", True), ("yes", True), ("anything", True), ([], False), ([0], True),
-        ({}, False), ({"a": 1}, True), ({"rows": [], "row_count": 0, "columns": ["a"]}, False),
+        (True, True),
+        (False, False),
+        (None, False),
+        (0, False),
+        (0.0, False),
+        (-1, True),
+        ("", False),
+        ("f", False),
+        ("No", False),
+        (" false ", False),
+        ("0", False),
+        ("0.00", False),
+        ("1e-9", True),
+        ("yes", True),
+        ("anything", True),
+        ([], False),
+        ([0], True),
+        ({}, False),
+        ({"a": 1}, True),
+        ({"rows": [], "row_count": 0, "columns": ["a"]}, False),
         ({"rows": [{"b": True, "a": False}], "row_count": 1, "columns": ["a", "b"]}, False),
         ({"rows": [{"a": 2}], "row_count": 1, "columns": ["a"]}, True),
     ],
-)  # fmt: skip
+)
 def test_what_counts_as_true(steps: Steps, value: Any, expected: bool) -> None:
     assert steps.one("select @.truthy(%s)", Jsonb(value)) is expected
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 from psycopg.types.json import Jsonb
-
 from store.namespace import Namespace
 
 WRONG: list[tuple[Any, str, str]] = [
@@ -17,7 +16,11 @@ WRONG: list[tuple[Any, str, str]] = [
     ({"op": "sql"}, "", "it needs query"),
     ({"op": "sql", "query": "select 1", "retries": 3}, "", "it has no field retries"),
     ({"op": "for_each", "body": "select 1"}, "", "it needs query or in"),
-    ([{"op": "if", "when": "select 1", "then": ["select 1", {"op": "break"}]}], "1.then.2", "there is no loop around this break"),
+    (
+        [{"op": "if", "when": "select 1", "then": ["select 1", {"op": "break"}]}],
+        "1.then.2",
+        "there is no loop around this break",
+    ),
     ({"op": "atomic", "steps": ["select 1", {"op": "sleep", "seconds": 1}]}, "2", "sleep cannot be part of an atomic"),
     ({"op": "rows", "of": "x"}, "", "rows is a condition"),
     ({"op": "sleep", "seconds": "soon"}, "", "seconds is a number of seconds"),
@@ -29,10 +32,14 @@ WRONG: list[tuple[Any, str, str]] = [
     ("select 'a", "", "a string is not closed"),
     ("select $1", "", "there is a numbered parameter"),
     ("commit", "", "its query is COMMIT"),
-    ({"op": "for_each", "query": "select", "body": {"op": "loop", "body": "update"}}, "body.body", "its query: syntax error"),
+    (
+        {"op": "for_each", "query": "select", "body": {"op": "loop", "body": "update"}},
+        "body.body",
+        "its query: syntax error",
+    ),
     ({"op": "sql", "query": "select 1", "retry": {"max_attempts": 0}}, "", "retry is an object"),
     ({"op": "sql", "query": "select 1", "timeout": -1}, "", "timeout is a number of seconds above 0"),
-]  # fmt: skip
+]
 
 
 @pytest.mark.parametrize(("definition", "path", "problem"), WRONG, ids=[str(wrong[0])[:60] for wrong in WRONG])
