@@ -10,6 +10,7 @@ as $$
 declare
     statement text := ins ->> 'q';
     place text[];
+    late boolean := ins ? 'late';
     result jsonb;
 begin
     if ins ? 's' then
@@ -24,7 +25,26 @@ begin
             end if;
         end loop;
     end if;
-    if ins ? 'late' then
+    if ins ? 'k' then
+        -- In a string: a name that there is needs a value; another stays as it is written.
+        for n in 0 .. jsonb_array_length(ins -> 'k') - 1 loop
+            place := ins -> 'k' ->> n;
+            if env #>> place is null and env ? place[1] then
+                perform @extschema@.no_value(place, env);
+            end if;
+        end loop;
+    end if;
+    if ins ? 'i' then
+        for n in 0 .. jsonb_array_length(ins -> 'i') - 1 loop
+            place := ins -> 'i' ->> n;
+            if env #>> place !~ '^-?[0-9]{1,18}$' and jsonb_typeof(env #> place) = 'number' then
+                -- Where whole numbers were expected stands another: the types are chosen by the values.
+                late := true;
+                statement := ins ->> 'iq';
+            end if;
+        end loop;
+    end if;
+    if late then
         statement := @extschema@.bind_late(statement, env, path);
         if ins ? 'tag' then
             statement := (ins ->> 'tag') || statement;

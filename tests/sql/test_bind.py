@@ -360,7 +360,8 @@ def test_any_value_stays_what_it_is_and_changes_nothing_else(steps: Steps, value
     assert as_text is None or steps.one("select count(*) from notes where t = %s", as_text) == 4
     assert steps.run("select $x as v")[0]["v"] == steps.one("select %s::jsonb", Jsonb(value))
     assert steps.one(
-        'select @.resolve(\'["$x", {"a": "$o.f"}]\', %s::jsonb) = jsonb_build_array(%s::jsonb, jsonb_build_object(\'a\', %s::jsonb))',
+        'select @.resolve(\'["$x", {"a": "$o.f"}]\', %s::jsonb)'
+        " = jsonb_build_array(%s::jsonb, jsonb_build_object('a', %s::jsonb))",
         steps.env,
         Jsonb(value),
         Jsonb(value),
@@ -375,7 +376,8 @@ def test_a_text_adds_nothing_to_what_a_string_becomes(steps: Steps, value: str) 
     steps.set(x=value)
     expected = steps.one("select %s::text", value)
     (row,) = steps.run(
-        "select 'a $x b' as plain, '{\"k\": \"$x\", \"z\": 1}'::jsonb as j, '{\"k\": $x}'::jsonb as k, '{a,$x}'::text[] as l,"
+        'select \'a $x b\' as plain, \'{"k": "$x", "z": 1}\'::jsonb as j,'
+        " '{\"k\": $x}'::jsonb as k, '{a,$x}'::text[] as l,"
         " '{\"$x\",b}'::text[] as m, '($x,5,)'::place as p, concat('$x', 1) as c"
     )
     assert row["plain"] == f"a {expected} b"
@@ -410,7 +412,8 @@ def test_names_in_a_hostile_path_are_not_called(steps: Steps) -> None:
         steps.conn.execute(
             f"""create function {evil}.trap(jsonb, text[]) returns text language plpgsql as 'begin raise ''trap''; end';
             create operator {evil}.#>> (leftarg = jsonb, rightarg = text[], function = {evil}.trap);
-            create function {evil}.jsonb_to_record(jsonb) returns record language plpgsql as 'begin raise ''trap''; end'"""
+            create function {evil}.jsonb_to_record(jsonb) returns record language plpgsql
+                as 'begin raise ''trap''; end'"""
         )
         steps.set(x="a", l=["b"])
         steps.conn.execute("create table t (a text, l text[])")

@@ -73,7 +73,8 @@ MADE: list[tuple[str, Any]] = [
     ("@.compensate('select 1', 'select 2')", {"op": "compensate", "body": A, "undo": B}),
     ("@.value('{\"a\": null}', 'v')", {"op": "value", "value": {"a": None}, "into": "v"}),
     (
-        "@.with('select 1', retry => '3', timeout => '10 s', name => 'n', continue_on_error => true, label => 'l', \"into\" => 'x')",
+        "@.with('select 1', retry => '3', timeout => '10 s', name => 'n',"
+        " continue_on_error => true, label => 'l', \"into\" => 'x')",
         {
             **A,
             "retry": {"max_attempts": 3},
@@ -107,8 +108,8 @@ def test_every_kind_of_node_has_its_function(ns: Namespace) -> None:
             [ns.one(f"select ({call})::text") for call, _ in MADE],
         )
     }
-    known = "sql call seq atomic parallel race if rows loop for_each break sleep wait_until wait_for_schedule wait_signal http"
-    assert ops == {*known.split(), *"start_child python external on_error compensate value".split()}
+    known = "sql call seq atomic parallel race if rows loop for_each break sleep wait_until wait_for_schedule"
+    assert ops == {*known.split(), *"wait_signal http start_child python external on_error compensate value".split()}
 
 
 @pytest.mark.parametrize(

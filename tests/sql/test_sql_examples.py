@@ -1,4 +1,4 @@
-"""The example scripts in examples/sql: each runs as printed, by itself, and says in its last block that all went well."""
+"""The example scripts in examples/sql: each runs as printed, and checks in its last block what it claims."""
 
 from __future__ import annotations
 
