@@ -66,6 +66,8 @@ begin
     select case when from_event is null and source.status not in ('failed', 'timed_out') then 1
                 else least(from_event, coalesce(max(h.event_id), 0) + 1) end into place
       from @extschema@.history h where h.instance_id = target;
+    perform @extschema@.check_fork(target, place, from_event is null and source.status in ('failed', 'timed_out'),
+                                   fork.input is not null or fork.version <> source.version);
     -- Its random numbers and its input would be those of another run.
     select max(h.event_id) into later from @extschema@.history h
      where h.instance_id = target and h.event_id < place and h.kind = 'continued';
@@ -108,6 +110,7 @@ begin
             coalesce((select h.payload ->> 'input_of' from @extschema@.history h
                        where h.instance_id = target and h.event_id = 0 and h.kind = 'forked'), target::text) end);
     perform @extschema@.copy_history(target, copy, place);
+    perform @extschema@.copy_run(target, copy, place, from_event is null and source.status in ('failed', 'timed_out'));
     perform @extschema@.adopt_children(target, copy);
     if from_event is null and source.status in ('failed', 'timed_out') then
         insert into @extschema@.history (instance_id, event_id, kind, payload)

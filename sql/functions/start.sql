@@ -30,12 +30,20 @@ declare
     new_id uuid := coalesce(instance, @extschema@.new_id());
     there record;
     held text := case when dedup is not null then jsonb_build_array('dedup', dedup)::text end;
-    queued boolean := queue <> 'default' or priority <> 0 or coalesce(partition, '') <> '';
+    queued boolean;
 begin
     if workflow is null or workflow = '' then
         raise exception using errcode = 'PGD05', message = 'start needs the name of a workflow',
             hint = 'select distinct name from @extschema@.workflows lists those that workers have registered.';
     end if;
+    if queue = 'default' then
+        -- A workflow in SQL may have a queue of its own; see define.
+        queue := coalesce((select w.policies ->> 'queue' from @extschema@.workflows w
+                            where w.name = start.workflow and w.kind = 'sql'
+                              and w.version = coalesce(start.version, w.version)
+                            order by w.defined_at desc nulls last limit 1), queue);
+    end if;
+    queued := queue <> 'default' or priority <> 0 or coalesce(partition, '') <> '';
     if octet_length(workflow) > 512 or octet_length(version) > 512 or octet_length(queue) > 512
        or octet_length(partition) > 512 then
         raise exception using errcode = 'PGD05',

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Callable
 
 import pytest
-from store.namespace import Namespace
+from store.namespace import Namespace, refused
 
 from .machine import Machine, note
 
@@ -287,10 +287,44 @@ def test_a_statement_over_its_timeout_is_stopped_and_timed_out(m: Machine, event
 
 def test_concurrency_of_a_workflow(m: Machine) -> None:
     name = m.define([note("x"), {"op": "wait_signal", "signal": "go"}], concurrency=2)
-    ids = [m.start(name, queue=f"workflow:{name}") for _ in range(5)]
+    ids = [m.start(name) for _ in range(5)]
     m.work()
     assert m.ns.one("select count(*) from @.instances where queue = %s", f"workflow:{name}") == 5
     for id in ids:
         m.ns.rows("select @.signal(%s, 'go')", id)
     m.work(wait=True, max_time="1 s")
     assert {m.status(id) for id in ids} == {"completed"}
+
+
+def test_a_fork_goes_on_from_the_failed_step_or_begins_anew(m: Machine) -> None:
+    m.ns.rows("create table @.answers (n int)")
+    failing = {"op": "sql", "query": "select 1 / count(*) as n from answers", "retry": {"max_attempts": 1}}
+    id = m.run([note("a"), failing, note("b")])
+    m.error(id)
+    m.ns.rows("insert into @.answers values (1)")
+    copy = m.ns.one("select @.fork(%s)", id)
+    m.work()
+    m.output(copy)
+    assert m.ledger() == ["a", "b"]
+    assert m.history(copy)[-2:] == [("step", "2"), ("step", "3")]
+    anew = m.ns.one("select @.fork(%s, from_event => 1)", id)
+    m.work()
+    m.output(anew)
+    assert m.ledger() == ["a", "b", "a", "b"]
+    m.error(id)
+    with refused("PGD05", "forked from its start"):
+        m.ns.one("select @.fork(%s, from_event => 2)", id)
+
+
+def test_a_start_takes_the_queue_of_its_workflow(m: Machine) -> None:
+    name = m.define([note("x")], concurrency=1, queue="narrow")
+    other = m.start(name, queue="wide")
+    m.start(name)
+    queues = dict(m.ns.rows("select queue, status from @.instances"))
+    assert set(queues) == {"narrow", "wide"}
+    assert m.ns.one("select concurrency from @.queues where name = 'narrow'") == 1
+    m.work(queues=["wide"])
+    assert m.status(other) == "completed"
+    assert m.ledger() == ["x"]
+    m.work()
+    assert m.ledger() == ["x", "x"]
