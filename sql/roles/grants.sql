@@ -16,7 +16,9 @@ grant select on
     to @reader@, @client@, @worker@, @admin@;
 grant select on
     @extschema@.steps, @extschema@.running, @extschema@.failures, @extschema@.timed_out, @extschema@.queue_stats,
-    @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows, @extschema@.running_steps
+    @extschema@.history_partitions, @extschema@.held_back, @extschema@.dead_rows, @extschema@.running_steps,
+    @extschema@.step_status, @extschema@.step_errors, @extschema@.timed_out_steps, @extschema@.waiting_on,
+    @extschema@.task_stats, @extschema@.throughput_per_minute
     to @reader@, @worker@, @admin@;
 -- Partitions are tenants, whose names are no other client's business.
 grant select on @extschema@.queue_partitions, @extschema@.queue_starts to @reader@, @worker@, @admin@;
@@ -26,6 +28,7 @@ grant execute on function
     @extschema@.status, @extschema@.result, @extschema@.find_instance, @extschema@.need_instance,
     @extschema@.hidden, @extschema@.caller, @extschema@.channel, @extschema@.lock_class, @extschema@.new_id,
     @extschema@.id_at, @extschema@.id_time, @extschema@.state, @extschema@.whole,
+    @extschema@.step_states, @extschema@.throughput,
     @extschema@.setting, @extschema@.setting_kinds, @extschema@.setting_problem, @extschema@.settings_here,
     @extschema@.cron_next, @extschema@.cron_day, @extschema@.cron_set, @extschema@.wall_time
     to @reader@, @client@;

@@ -48,7 +48,7 @@ TABLES: dict[str, tuple[set[str], set[str]]] = {
 }
 READING = set(
     "status result find_instance need_instance hidden caller channel lock_class new_id id_at id_time state"
-    " whole setting setting_kinds setting_problem settings_here cron_next cron_day cron_set wall_time".split()
+    " whole step_states throughput setting setting_kinds setting_problem settings_here cron_next cron_day cron_set wall_time".split()
 )
 DOCTOR = {"keep_for", "spent_partitions"}
 OPERATIONS = {"cancel", "terminate", "pause", "resume", "retry", "fork", "bulk_step", "bulk", "id_after"}
