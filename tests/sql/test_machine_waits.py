@@ -328,3 +328,38 @@ def test_a_start_takes_the_queue_of_its_workflow(m: Machine) -> None:
     assert m.ledger() == ["x"]
     m.work()
     assert m.ledger() == ["x", "x"]
+
+
+def test_a_call_that_is_cancelled_ends_and_its_step_runs_again(m: Machine) -> None:
+    id = m.start(m.define(["insert into ledger (word) select 'slow' from pg_sleep(1)", note("after")]))
+    pump = m.ns.session()
+    m.ns.rows("set statement_timeout = '300ms'", on=pump)
+    m.work(on=pump)
+    assert m.status(id) == "running"
+    assert m.ledger() == []
+    m.ns.rows("set statement_timeout = 0", on=pump)
+    m.work(on=pump)
+    m.output(id)
+    assert m.ledger() == ["slow", "after"]
+    assert [kind for kind, _ in m.history(id)] == ["step", "step"]  # no attempt was counted
+    m.clean()
+
+
+def test_cancelling_stops_a_running_statement(m: Machine, eventually: Eventually) -> None:
+    slow = {"op": "sql", "query": "insert into ledger (word) select 'slow' from pg_sleep(40)", "timeout": 60}
+    id = m.start(m.define([{"op": "compensate", "body": note("a"), "undo": note("undo a")}, slow]))
+    thread = threading.Thread(target=m.work, kwargs={"on": m.ns.session(), "max_time": "25 s"})
+    thread.start()
+    watch = m.ns.session()
+    running = "select count(*) from pg_stat_activity where application_name like %s"
+    eventually(lambda: m.ns.one(running, f"pgd:%:{id}", on=watch) == 1, "the statement runs")
+    m.ns.rows("select @.cancel(%s)", id, on=watch)
+
+    def ended() -> bool:
+        m.ns.rows("select @.stop_overdue()", on=watch)
+        return not thread.is_alive()
+
+    eventually(ended, "the pump ends")
+    m.error(id, "cancelled")
+    assert m.ledger() == ["a", "undo a"]
+    m.clean()
