@@ -112,6 +112,9 @@ begin
                     case when there.hidden then 'somebody else' else format('workflow %L', there.workflow) end),
                 hint = 'Choose another key, or wait for its end.';
         end if;
+        if pg_column_size(start.input) > 1000 then
+            delete from @extschema@.payloads p where p.instance_id = new_id;  -- nobody has that id
+        end if;
         -- What is there may wait for a synchronous standby still. Having written to the log, this transaction waits too.
         perform pg_logical_emit_message(true, 'pgdurable', '');
         return there.id::text;

@@ -51,7 +51,9 @@ begin
         insert into @extschema@.instances
             (id, workflow, version, status, queue, priority, wake_at, submitted_by, input, labels, partition, hold)
         values (new_id, start_debounced.workflow, start_debounced.version, 'pending', start_debounced.queue,
-                start_debounced.priority, now() + wait, @extschema@.caller(), start_debounced.input,
+                start_debounced.priority, now() + wait, @extschema@.caller(),
+                case when pg_column_size(start_debounced.input) > 1000 then @extschema@.put_aside(new_id, start_debounced.input)
+                     else start_debounced.input end,
                 start_debounced.labels, coalesce(start_debounced.partition, ''), held)
         on conflict do nothing;
         if found then
@@ -74,12 +76,19 @@ begin
             raise exception using errcode = 'PGD04',
                 message = format('key %L is held by an instance that you may not see', key), hint = 'Choose another key.';
         end if;
+        if there.id <> new_id and pg_column_size(start_debounced.input) > 1000 then
+            delete from @extschema@.payloads p where p.instance_id = new_id;  -- nobody has that id
+        end if;
         if for_instance and there.id <> new_id then
             return null;
         end if;
+        -- It has not begun: what is kept apart of it is the input that is replaced now.
+        delete from @extschema@.payloads p where p.instance_id = there.id;
         -- Only ever later: looks for due instances begin where earlier ones have left nothing.
         update @extschema@.instances i
-           set input = start_debounced.input, labels = coalesce(start_debounced.labels, i.labels), line = null,
+           set input = case when pg_column_size(start_debounced.input) > 1000
+                            then @extschema@.put_aside(i.id, start_debounced.input) else start_debounced.input end,
+               labels = coalesce(start_debounced.labels, i.labels), line = null,
                wake_at = greatest(i.wake_at, least(now() + wait, i.created_at + bound))
          where i.id = there.id;
         return there.id::text;

@@ -153,6 +153,25 @@ async def test_arrays_of_large_texts_run_as_well(ns: Namespace) -> None:
         assert [await handle.result(30) for handle in handles] == [40_000, 1]
 
 
+async def test_debounced_starts_and_starts_with_a_key_keep_them_apart_and_leave_none_behind(ns: Namespace) -> None:
+    async with ns.client() as client:
+        for letter in "abc":
+            handle = await client.start(size_of, letter * SIZE, debounce=3600, key="page")
+        for letter in "xy":
+            keyed = await client.start(size_of, letter * (SIZE + 1), queue="keyed", dedup="one")
+    assert ns.sql("select distinct length(input::text) < 200 from @.instances") == [(True,)]
+    # None of the inputs that were replaced, and none of the start that started nothing.
+    assert set(ns.sql("select instance_id, count(*) from @.payloads group by 1")) == {
+        (keyed.instance_id, 1), (handle.instance_id, 1),
+    }  # fmt: skip
+    ns.sql("update @.instances set wake_at = now()")
+    async with ns.engine(size_of) as engine:
+        assert await (await engine.get(handle.id)).result(20) == SIZE
+        assert await (await engine.get(keyed.id)).result(20) == SIZE + 1
+        await (await engine.get(handle.id)).delete()
+    assert ns.one("select count(*) from @.payloads") == 1
+
+
 async def test_they_leave_with_their_instance(ns: Namespace) -> None:
     async with ns.engine(size_of, receives) as engine:
         for n in range(3):
