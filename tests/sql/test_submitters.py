@@ -110,3 +110,21 @@ def test_settings_that_a_step_leaves_behind_are_put_back(m: Machine, ann: str) -
     m.work(on=pump)
     assert [m.ns.one("select current_setting(%s)", name, on=pump) for name in names] == before
     assert {status for (status,) in m.ns.rows("select status from @.instances")} == {"completed"}
+
+
+def test_a_path_that_a_step_sets_leads_the_pump_into_no_trap(m: Machine, ann: str) -> None:
+    m.ns.rows("select @.admit_submitter(%s)", ann)
+    evil = f"evil_{uuid.uuid4().hex[:8]}"
+    m.ns.rows(f"create schema {evil} authorization {ann}")
+    try:
+        m.ns.rows(
+            f"create function {evil}.clock_timestamp() returns timestamptz language plpgsql as "
+            "$$ begin raise exception 'trapped, as %', current_user; end $$"
+        )
+        m.ns.rows(f"alter function {evil}.clock_timestamp() owner to {ann}")
+        leave = f"select set_config('search_path', '{evil}, pg_catalog', false)"
+        id = start_as(m, ann, m.define([{"op": "sql", "query": leave, "retry": ONCE}, "select 1 as n"]))
+        m.work()
+        assert m.output(id)["rows"] == [{"n": 1}]
+    finally:
+        m.ns.rows(f"drop schema {evil} cascade")
