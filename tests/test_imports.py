@@ -21,7 +21,7 @@ FLOORS: list[set[str]] = [
     {"engine", "client", "handle", "sync", "_client", "_engine"},
     {"workflow", "batch", "child", "saga", "sending", "steps", "heartbeats", "context", "retry", "codec"}
     | {"compression", "handlers", "state", "stream"}
-    | {"encryption", "_arguments", "_failure", "_mismatch", "info", "logs", "patches"},
+    | {"encryption", "_arguments", "_failure", "_mismatch", "info", "logs", "patches", "_step_names", "http"},
     {"_runtime", "_store"},
     {"_core"},
     # Beside the building: knows nothing of workflows.

@@ -54,6 +54,7 @@ from pgdurable.errors import (
 from pgdurable.handle import RunningStep
 from pgdurable.handlers import expose, on_query, on_update, wait_until
 from pgdurable.heartbeats import heartbeat, heartbeat_details, progress
+from pgdurable.http import Http
 from pgdurable.info import Current, current
 from pgdurable.logs import Logger, get_logger, logger
 from pgdurable.patches import deprecate_patch, patched
@@ -84,6 +85,7 @@ __all__ = [
     "FencedError",
     "Handle",
     "HeartbeatTimeout",
+    "Http",
     "InstanceFailed",
     "InstanceFinished",
     "InstanceInfo",

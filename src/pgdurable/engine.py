@@ -17,6 +17,7 @@ from pgdurable._engine.bulk import batches
 from pgdurable._engine.busy_wait import MOST_S
 from pgdurable._engine.database import PATIENCE_S
 from pgdurable._engine.host import Host
+from pgdurable._engine.http_step import have_http
 from pgdurable._engine.ids import check_key
 from pgdurable._engine.inputs import Input, check_name, check_partition, check_priority, split_argument
 from pgdurable._engine.listening import check_queues
@@ -31,6 +32,7 @@ from pgdurable.client import PAYLOAD_LIMIT, Client, Handle
 from pgdurable.compression import Compression
 from pgdurable.encryption import Encryption
 from pgdurable.errors import PgDurableError, UnknownWorkflow
+from pgdurable.http import Http
 from pgdurable.retry import seconds
 from pgdurable.workflow import Registry, Workflow, registry
 
@@ -84,6 +86,9 @@ class Engine(Client):
         compression: how to compress payloads, before they are encrypted. Default: not at all.
         queues: the queues it listens to: it runs instances of these and no others, whoever started them. The queue of
             starts that name none is `default`. Default: all there are.
+        http: whether it makes the requests of `http` steps of workflows in SQL: True, or an `Http` that says more.
+            Needs ``pip install pgdurable[http]``. Steps of op `python` it runs in any case, where this process has a
+            step of that name. Default: no requests.
     """
 
     _application = "pgdurable engine"
@@ -113,6 +118,7 @@ class Engine(Client):
         encryption: Encryption | None = None,
         compression: Compression | None = None,
         queues: Iterable[str] | None = None,
+        http: Http | bool = False,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         if max_backlog < 1:
@@ -148,6 +154,7 @@ class Engine(Client):
             quarantine_after=quarantine_after,
             guard=guard,
             queues=check_queues(queues),
+            http=_http(http),
         )
         self._worker: Worker | None = None
         self._stopped: asyncio.Future[bool] | None = None
@@ -371,7 +378,7 @@ class Engine(Client):
             for hosted in self._worker.host.instances.values()
             for run in hosted.steps.values()
             if run.task is not None
-        ]
+        ] + self._worker.sql_tasks.load
 
     def metrics(self) -> Metrics:
         """What this engine has done, how fast, and how far the server is behind. Empty before it opens.
@@ -405,3 +412,15 @@ def _known(host: Host, workflow: str | Workflow[Any, Any], version: str | None) 
         return host.registry.get(workflow, version)
     except UnknownWorkflow:
         return None
+
+
+def _http(given: Http | bool) -> Http | None:
+    """The settings for requests; None: there are none. Raises PgDurableError where the library is missing."""
+    if given is False or given is None:
+        return None
+    if not have_http():
+        raise PgDurableError(
+            "this engine is to make HTTP requests, and aiohttp is not installed",
+            hint="pip install 'pgdurable[http]', or leave http out: a worker elsewhere makes them.",
+        )
+    return Http() if given is True else given

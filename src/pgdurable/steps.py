@@ -15,6 +15,7 @@ from pgdurable._arguments import Signature, fingerprint, isolate
 from pgdurable._runtime.current import current_machine
 from pgdurable._runtime.machine import Machine
 from pgdurable._runtime.thread import ThreadMachine
+from pgdurable._step_names import step_names
 from pgdurable.retry import Retry, seconds
 
 __all__ = ["Step", "Transaction", "step", "transaction"]
@@ -234,6 +235,11 @@ class Transaction(Step[P, R]):
         return {**super()._options(), "isolation": self.isolation, "session": self.session}
 
 
+def _named(step: Step[Any, Any]) -> Step[Any, Any]:
+    step_names.add(step)
+    return step
+
+
 class _StepMaker(Protocol):
     @overload
     def __call__(self, fn: Callable[P, Coroutine[Any, Any, T]], /) -> Step[P, Coroutine[Any, Any, T]]: ...
@@ -296,8 +302,8 @@ def step(fn: Any = None, /, **options: Any) -> Any:
     In workflow code the call gives an awaitable (in a `def` workflow it blocks); elsewhere it is the plain function.
     """
     if fn is None:
-        return lambda fn: Step(fn, **options)
-    return Step(fn, **options)
+        return lambda fn: _named(Step(fn, **options))
+    return _named(Step(fn, **options))
 
 
 @overload
@@ -334,5 +340,5 @@ def transaction(fn: Any = None, /, **options: Any) -> Any:
             session, in the same transaction. Needs ``pip install pgdurable[sqlalchemy]``.
     """
     if fn is None:
-        return lambda fn: Transaction(fn, **options)
-    return Transaction(fn, **options)
+        return lambda fn: _named(Transaction(fn, **options))
+    return _named(Transaction(fn, **options))

@@ -259,7 +259,7 @@ def test_every_query_means_the_servers_own_names_whatever_the_path(house: House)
     Outside functions no path is pinned: sessions may be a pooler's or the user's. So the types of each operator and
     call in sql/queries must be those of one in pg_catalog to the letter, casts included.
     """
-    names = ("client", "doctor", "export", "flush", "roles", "schedules", "session", "upkeep", "worker")
+    names = ("client", "doctor", "export", "flush", "roles", "schedules", "session", "tasks", "upkeep", "worker")
     assert {name.removesuffix(".sql") for name, _ in sql_files("queries")} == set(names)
     wrong = []
     with planted(house) as evil:

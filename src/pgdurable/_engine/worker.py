@@ -36,6 +36,7 @@ from pgdurable._engine.queries import Answerer
 from pgdurable._engine.rates import Rates
 from pgdurable._engine.records import StartRecord
 from pgdurable._engine.same_server import SameServer
+from pgdurable._engine.sql_tasks import SqlTasks
 from pgdurable._engine.starts import KeyedStarts, never_told
 from pgdurable._engine.step_connection import AsyncStepConnection
 from pgdurable._engine.sweeper import Sweeper
@@ -45,8 +46,10 @@ from pgdurable._engine.trials import Trials
 from pgdurable._engine.trouble import Troubles
 from pgdurable._engine.upkeep import Upkeep
 from pgdurable._runtime.guard import install_guard
+from pgdurable._step_names import step_names
 from pgdurable._store.sql import named_queries
 from pgdurable.errors import PgDurableError
+from pgdurable.http import Http
 from pgdurable.workflow import Registry
 
 __all__ = ["Settings", "Worker"]
@@ -56,6 +59,8 @@ logger = logging.getLogger("pgdurable.engine")
 _SWEEP_S = 0.5
 # Between two looks for questions: where nothing hints, and where a notification says that there are some.
 _ASK_S, _ASK_ANYWAY_S = 1.0, 5.0
+# The same for what workflows in SQL ask for.
+_TASKS_ANYWAY_S = 5.0
 # While others wait for the end of a trial.
 _SWEEP_ON_TRIAL_S = 0.05
 
@@ -78,6 +83,8 @@ class Settings:
     quarantine_after: int | None
     guard: bool
     queues: tuple[str, ...] | None = None
+    http: Http | None = None
+    pumps: int = 0
 
 
 class Worker:
@@ -144,6 +151,10 @@ class Worker:
             listening=self.listening, interval=settings.poll_interval, new_id=self.new_id, troubles=troubles,
         )  # fmt: skip
         self.lined = LinedStarts(database)
+        self.sql_tasks = SqlTasks(
+            host, database.pool, schema, step_names, settings.http, self.listening.queues,
+            settings.poll_interval if database.route.pooled else _TASKS_ANYWAY_S,
+        )  # fmt: skip
         self.answerer = Answerer(host, worker_pool, schema, _ASK_S if database.route.pooled else _ASK_ANYWAY_S)
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
@@ -240,12 +251,15 @@ class Worker:
             loop.create_task(self.upkeep.run()),
             loop.create_task(self.sweeper.run(lambda: self.host.worker)),
             loop.create_task(self.notes.run()),
+            loop.create_task(self.sql_tasks.run()),
         ]
 
     def _noticed(self, payloads: set[str]) -> None:
         if "query" in payloads:
             self.answerer.ring()
-        if payloads != {"query"}:
+        if "task" in payloads:
+            self.sql_tasks.ring()
+        if payloads - {"query", "task"}:
             self.poller.noticed(payloads)
 
     async def _sweep(self) -> None:
@@ -275,6 +289,7 @@ class Worker:
         finally:
             await self.keyed.close()
             await self.lined.close()
+            await self.sql_tasks.close()
             await end_tasks(*self._tasks, self._incarnation.rejoining)
             for tag in await self.journal.discard():
                 if isinstance(tag, StartRecord):
