@@ -20,7 +20,7 @@ select @extschema@.free_tasks()
 select @extschema@.drop_stale_tasks()
 
 -- name: work
-call @extschema@.work(max_time => %s::pg_catalog.interval, queues => %s::pg_catalog.text[])
+call @extschema@.work(%s::interval, null, false, %s::text[])
 
 -- name: stop_overdue
 select @extschema@.stop_overdue()
@@ -36,3 +36,18 @@ update @extschema@.workers
      where l.locktype = 'advisory' and l.classid = @extschema@.lock_class(1)::oid and l.granted
        and l.pid = any (%s::int[])
        for update of w skip locked))
+
+-- name: end_pumps
+select pg_terminate_backend(u.pid) from unnest(%s::int[]) as u (pid)
+
+-- name: pump_due
+select @extschema@.pump_due(%s::text[])
+
+-- name: pump_session
+-- A call lasts longer than an administrator's limit for a statement; what limits a step is its own timeout. And a client
+-- that is gone is noticed.
+select set_config('statement_timeout', '0', false),
+       set_config('idle_session_timeout', '0', false),
+       set_config('client_connection_check_interval', '2s', false),
+       case when current_setting('server_version_num')::int >= 170000
+            then set_config('transaction_timeout', '0', false) end

@@ -89,6 +89,8 @@ class Engine(Client):
         http: whether it makes the requests of `http` steps of workflows in SQL: True, or an `Http` that says more.
             Needs ``pip install pgdurable[http]``. Steps of op `python` it runs in any case, where this process has a
             step of that name. Default: no requests.
+        pumps: connections in which the database runs workflows in SQL, so how many of their statements run at once; one
+            more connection watches their timeouts. They listen to the same `queues`. Default 0: none.
     """
 
     _application = "pgdurable engine"
@@ -119,6 +121,7 @@ class Engine(Client):
         compression: Compression | None = None,
         queues: Iterable[str] | None = None,
         http: Http | bool = False,
+        pumps: int = 0,
     ) -> None:
         dsn = None if dsn is None else Dsn(dsn)
         if max_backlog < 1:
@@ -126,6 +129,8 @@ class Engine(Client):
         looking = seconds(busy_wait) or 0.0
         if not 0.0 <= looking <= MOST_S:
             raise ValueError(f"busy_wait is between 0 and {MOST_S:g} seconds, found {looking:g}")
+        if not 0 <= pumps <= 1000:
+            raise ValueError(f"pumps is between 0 and 1,000, found {pumps}")
         if quarantine_after is not None and not LEAST <= quarantine_after <= 30_000:
             raise ValueError(f"quarantine_after is between {LEAST} and 30,000, or None; found {quarantine_after}")
         super().__init__(
@@ -155,6 +160,7 @@ class Engine(Client):
             guard=guard,
             queues=check_queues(queues),
             http=_http(http),
+            pumps=pumps,
         )
         self._worker: Worker | None = None
         self._stopped: asyncio.Future[bool] | None = None

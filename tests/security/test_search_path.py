@@ -271,7 +271,7 @@ def test_every_query_means_the_servers_own_names_whatever_the_path(house: House)
                     if text.lstrip().startswith("copy"):
                         continue  # names no operator and calls nothing
                     # A procedure, named with its schema, is no part of such a function: the same call of one is.
-                    text = re.sub(r"^\s*call\b.*\.apply_writes\(", "select num_nulls(", text)
+                    text = re.sub(r"^\s*call\b.*\.(?:apply_writes|work)\(", "select num_nulls(", text)
                     body = re.sub(r"%s|%\(\w+\)s|\$\d+", "null", text)
                     probe = f'{house.schema}."probe {file} {name}"'
                     try:

@@ -57,8 +57,10 @@ class _NoStreams:
             "a step of a workflow in SQL has no streams", hint="Write to a table of yours, or say it by a heartbeat."
         )
 
-    def leave(self) -> None:
-        """Nothing is held."""
+    def flush(self) -> None:
+        """Nothing was written."""
+
+    cut = leave = flush
 
 
 class PythonTask:

@@ -32,6 +32,7 @@ from pgdurable._engine.notes import Notes
 from pgdurable._engine.outcomes import Outcomes
 from pgdurable._engine.poller import Poller
 from pgdurable._engine.processes import Processes
+from pgdurable._engine.pumps import Pumps
 from pgdurable._engine.queries import Answerer
 from pgdurable._engine.rates import Rates
 from pgdurable._engine.records import StartRecord
@@ -114,6 +115,7 @@ class Worker:
         self._worker_pool = worker_pool
         self._transaction_pool = transaction_pool
         self._tasks: list[asyncio.Task[None]] = []
+        self._pump_pool: AsyncConnectionPool[Any] | None = None
         self.troubles = troubles = Troubles()
         self.journal = journal = Journal(
             dsn, named_queries("flush", schema), clock=database.clock,
@@ -155,6 +157,7 @@ class Worker:
             host, database.pool, schema, step_names, settings.http, self.listening.queues,
             settings.poll_interval if database.route.pooled else _TASKS_ANYWAY_S,
         )  # fmt: skip
+        self.pumps: Pumps | None = None
         self.answerer = Answerer(host, worker_pool, schema, _ASK_S if database.route.pooled else _ASK_ANYWAY_S)
         self.keyed = KeyedStarts(host, database.pool, schema, settings.max_backlog, self.new_id, troubles)
         self._memory = Memory(
@@ -205,6 +208,8 @@ class Worker:
                 await close_pool(pool)
             raise
         worker._run()
+        if settings.pumps:
+            await worker._start_pumps(server)
         return worker
 
     async def _register(self) -> None:
@@ -254,6 +259,15 @@ class Worker:
             loop.create_task(self.sql_tasks.run()),
         ]
 
+    async def _start_pumps(self, server: SameServer) -> None:
+        database, settings = self._database, self._settings
+        self._pump_pool = await make_pool(database.dsn, max_size=1, configure=server.configure, route=database.route)
+        self.pumps = Pumps(
+            database.dsn, self._pump_pool, database.schema, settings.pumps, self.listening.queues,
+            settings.poll_interval, database.route, self.troubles,
+        )  # fmt: skip
+        self.pumps.start()
+
     def _noticed(self, payloads: set[str]) -> None:
         if "query" in payloads:
             self.answerer.ring()
@@ -261,6 +275,8 @@ class Worker:
             self.sql_tasks.ring()
         if payloads - {"query", "task"}:
             self.poller.noticed(payloads)
+        if self.pumps is not None and payloads != {"query"}:
+            self.pumps.ring()
 
     async def _sweep(self) -> None:
         """Now and then: deadlines of flushes, parking of the idle, trials that are over."""
@@ -285,7 +301,10 @@ class Worker:
             host.draining = True
             self.gate.close(error)
             self.keyed.gate.close(error)
-            drained = await drain(host, self.journal, self.membership, longest)
+            stopping = [drain(host, self.journal, self.membership, longest)]
+            if self.pumps is not None:
+                stopping.append(self.pumps.stop(longest))
+            drained = all(await asyncio.gather(*stopping))
         finally:
             await self.keyed.close()
             await self.lined.close()
@@ -308,6 +327,8 @@ class Worker:
             except (psycopg.Error, PgDurableError) as trouble:
                 logger.warning("could not sign off from the server (%s); the lease will run out", trouble)
             await close_pool(self._worker_pool)
+            if self._pump_pool is not None:
+                await close_pool(self._pump_pool)
             host.threads.shutdown(wait=False, cancel_futures=True)
             self._incarnation.joined = False
         return drained

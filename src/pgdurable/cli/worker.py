@@ -11,6 +11,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import Enum
 from typing import Annotated, Any
 
@@ -18,11 +19,14 @@ import typer
 from rich.text import Text
 
 from pgdurable._engine.connections import server_of
+from pgdurable._engine.http_step import have_http
+from pgdurable._step_names import step_names
 from pgdurable.cli.loading import load_module, load_options
 from pgdurable.cli.options import Dsn, Schema, Target, target
 from pgdurable.cli.text import clean, count, screen, span
 from pgdurable.engine import Engine
 from pgdurable.errors import ConnectionFailed, PgDurableError
+from pgdurable.http import Http
 from pgdurable.workflow import Registry, registry
 
 __all__ = ["worker"]
@@ -43,13 +47,41 @@ class LogLevel(str, Enum):
 def worker(
     ctx: typer.Context,
     module: Annotated[
-        str,
+        str | None,
         typer.Argument(
-            metavar="MODULE[:VARIABLE]",
-            help="The module whose import registers the workflows; VARIABLE names a dict of Engine options in it.",
+            metavar="[MODULE[:VARIABLE]]",
+            help="The module whose import registers the workflows and steps; VARIABLE names a dict of Engine options "
+            "in it. Not needed with --pumps.",
             show_default=False,
         ),
-    ],
+    ] = None,
+    pumps: Annotated[
+        int | None,
+        typer.Option(
+            "--pumps",
+            min=0,
+            metavar="N",
+            help="Connections in which the database runs workflows in SQL. Default: none.",
+            show_default=False,
+        ),
+    ] = None,
+    http: Annotated[
+        bool | None,
+        typer.Option(
+            "--http/--no-http",
+            help="Whether to make the requests of http steps of workflows in SQL. Default: where aiohttp is installed.",
+            show_default=False,
+        ),
+    ] = None,
+    http_allow: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--http-allow",
+            metavar="NETWORK,...",
+            help="Networks that such requests may reach though they are not public, such as 10.20.0.0/16.",
+            show_default=False,
+        ),
+    ] = None,
     drain: Annotated[
         float, typer.Option("--drain", min=0, help="Seconds that running steps get to finish when it stops.")
     ] = 30.0,
@@ -80,22 +112,41 @@ def worker(
 ) -> None:
     """Run workflows until SIGTERM or Ctrl-C: the first stops after the running steps, the second at once."""
     _log_to_stderr(log_level.value)
-    name, colon, variable = module.partition(":")
-    loaded = load_module(name)
-    options = load_options(loaded, variable) if colon else {}
+    name, colon, variable = (module or "").partition(":")
+    loaded = None if module is None else load_module(name)
+    options = load_options(loaded, variable) if loaded is not None and colon else {}
     where = _where(ctx, dsn, schema, options)
     if pooler is not None:
         options["pooler"] = pooler
     if queues:
-        options["queues"] = [name for text in queues for name in text.split(",") if name]
+        options["queues"] = _parts(queues)
+    if pumps is not None:
+        options["pumps"] = pumps
+    _choose_http(options, http, http_allow)
     found = registry if options.get("workflows") is None else Registry(options["workflows"])
-    if not len(found):
+    if not (len(found) or options.get("pumps") or (loaded is not None and step_names.usable())):
         raise PgDurableError(
-            f"module {name} registers no workflow",
-            hint="Decorate a function with @pgdurable.workflow in it, or name the module that imports those that do.",
+            f"module {name} registers no workflow" if module is not None else "there is nothing to run",
+            hint="Decorate a function with @pgdurable.workflow in it, or name the module that imports those that do. "
+            "For workflows in SQL alone: pgdurable worker --pumps 4",
         )
-    code = asyncio.run(_Worker(name, where, options, found, drain, wait).run())
+    code = asyncio.run(_Worker(name or "workflows in SQL", where, options, found, drain, wait).run())
     _leave(code)
+
+
+def _parts(texts: list[str]) -> list[str]:
+    return [part for text in texts for part in text.split(",") if part]
+
+
+def _choose_http(options: dict[str, Any], http: bool | None, allow: list[str] | None) -> None:
+    """Puts what the command line says of requests into the options."""
+    if http is not None:
+        options["http"] = http
+    elif "http" not in options:
+        options["http"] = have_http()
+    if allow:
+        given = options["http"] if isinstance(options["http"], Http) else Http()
+        options["http"] = replace(given, allow=tuple(_parts(allow)))
 
 
 def _where(ctx: typer.Context, dsn: str | None, schema: str | None, options: dict[str, Any]) -> Target:
@@ -184,6 +235,8 @@ class _Worker:
         out = screen()
         for definition in self.found:
             out.print(f"workflow {clean(definition.name)} version {clean(definition.version)}")
+        if self.options.get("pumps"):
+            out.print(f"{count(self.options['pumps'], 'pump')} for workflows in SQL")
         queues = self.options.get("queues")
         if queues is not None:
             out.print(f"listens to {', '.join(map(clean, [queues] if isinstance(queues, str) else queues))}")
