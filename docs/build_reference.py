@@ -40,6 +40,7 @@ CHAPTERS: dict[str, list[tuple[str, str]]] = {
         ("_client/queues", "Queues"), ("_client/queues", "QueueInfo"), ("_client/queues", "PartitionInfo"),
         ("_client/schedules", "Schedules"), ("_client/schedules", "Schedule"), ("encryption", "Encryption"),
         ("compression", "Compression"),
+        ("http", "Http"),
     ],
     "The embedded server": [("embedded", "embedded"), ("embedded", "EmbeddedServer")],
     "Errors": [

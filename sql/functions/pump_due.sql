@@ -7,25 +7,26 @@ language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+    first float8;
     names text[] := array(select distinct w.name from @extschema@.workflows w where w.kind = 'sql');
 begin
     if exists (
         -- Steps that run beside their instance.
         select from @extschema@.tasks t
-         where t.kind = 'sql' and t.owner is null and t.run_at <= now() and (queues is null or t.queue = any (queues)))
+         where t.kind = 'sql' and t.owner is null and t.run_at <= now() and (pump_due.queues is null or t.queue = any (pump_due.queues)))
     or exists (
         -- In the line of a queue. Whether it may begin is the claim's to say.
         select from @extschema@.instances i
          where i.owner is null and i.status in ('pending', 'waiting')
            and (i.queue <> 'default' or i.priority <> 0 or i.partition <> '')
-           and i.line is not null and i.workflow = any (names) and (queues is null or i.queue = any (queues)))
+           and i.line is not null and i.workflow = any (names) and (pump_due.queues is null or i.queue = any (pump_due.queues)))
     or exists (
         -- What an instance waits for has come. From the events to their instances, never the other way.
         select from @extschema@.events e
          cross join lateral (
             select from @extschema@.instances i
              where i.id = e.instance_id and i.owner is null and i.status = 'waiting' and i.workflow = any (names)
-               and (queues is null or i.queue = any (queues)) offset 0) o)
+               and (pump_due.queues is null or i.queue = any (pump_due.queues)) offset 0) o)
     or exists (
         -- Left behind by a worker that has ended, or whose session is gone.
         select from @extschema@.workers w
@@ -38,13 +39,14 @@ begin
            and exists (select from @extschema@.instances i
                         where i.owner in (w.id, -w.id) and i.workflow = any (names)
                           and i.status not in ('completed', 'failed', 'cancelled', 'timed_out', 'paused')
-                          and (queues is null or i.queue = any (queues)) offset 0))
+                          and (pump_due.queues is null or i.queue = any (pump_due.queues)) offset 0))
     then
         return 0;
     end if;
     if names = '{}' then
         return null;
     end if;
-    return greatest(@extschema@.next_due(names, array_fill(null::timestamptz, array[cardinality(names)]), queues), 0);
+    first := @extschema@.next_due(names, array_fill(null::timestamptz, array[cardinality(names)]), queues);
+    return case when first < 0 then 0 else first end;
 end
 $$;

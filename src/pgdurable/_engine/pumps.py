@@ -1,12 +1,12 @@
 """Pumps: connections in which the database runs workflows in SQL, each in `call work(...)`.
 
-A pump whose call has returned has nothing to do, and is in no call until there is: being in one is being a worker, which
-is entered and left in tables. Whether there is something is asked once a second and at every notification
+A pump whose call has returned has nothing to do, and is in no call until there is: in one it is a worker, which is
+entered and left in tables. Whether there is something is asked once a second and at every notification
 (`pump_due`), and then one pump is woken after the other, for as long as there is.
 
 The supervisor, a connection of its own, stops statements that run over their step's timeout or whose instance was
-cancelled (`stop_overdue`), and asks pumps that are to stop to leave at their next commit. All of it is plain SQL: a pump
-may as well be psql or pg_cron.
+cancelled (`stop_overdue`), and asks pumps that are to stop to leave at their next commit. All of it is plain SQL: psql
+or pg_cron may be a pump as well.
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ _CALL = "10 seconds"
 _OVERDUE_EVERY_S = 0.2
 # While there is more to do: how soon another pump is woken.
 _NEXT_PUMP_S = 0.01
-# A call that returns at once, though something is due, has not been able to do it: it is tried ever more seldom.
-_IN_VAIN_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.01, 1.0
+# Calls that return at once, and still something is due, were not able to do it: it is tried ever more seldom. (That a
+# pump has left is a notification too, so hints do not count.)
+_IN_VAIN_S, _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 0.005, 0.5
 _RECONNECT_S, _RECONNECT_MOST_S = 0.1, 5.0
 _LEAVE_EVERY_S = 0.2
 _KILL_S = 2.0
-_PLACE, _WATCH = "a pump does not run", "pumps are not watched"
+_PLACE, _WATCH, _DUE = "a pump does not run", "pumps are not watched", "pumps are not woken"
 
 
 class _Pump:
@@ -95,7 +96,6 @@ class Pumps:
 
     def ring(self) -> None:
         """Something may be due: looks as soon as possible."""
-        self._pause, self._not_before = _FIRST_PAUSE_S, 0.0
         self._bell.ring()
 
     @property
@@ -144,8 +144,6 @@ class Pumps:
         if now - began < _IN_VAIN_S:
             self._not_before = now + self._pause
             self._pause = min(self._pause * 2, _LONGEST_PAUSE_S)
-        else:
-            self._pause = _FIRST_PAUSE_S
         self._bell.ring()  # there may be more
 
     async def _connect(self) -> psycopg.AsyncConnection[Any]:
@@ -174,10 +172,13 @@ class Pumps:
                     due = None if row is None else row[0]
                     if due is not None and due <= 0.0:
                         wait = self._wake_one()
-                    elif due is not None:
-                        wait = min(wait, max(due, 0.001))
+                    else:
+                        self._pause, self._not_before = _FIRST_PAUSE_S, 0.0
+                        if due is not None:
+                            wait = min(wait, max(due, 0.001))
+                self._troubles.over(_DUE)
             except (psycopg.Error, OSError) as error:
-                logger.debug("what is due for pumps is not known: %s", server_said(error))
+                self._troubles.say(_DUE, server_said(error))
             await self._bell.wait(wait)
 
     def _wake_one(self) -> float:
