@@ -2,7 +2,7 @@
 # takes no time. Nothing is needed beforehand but Python 3.10-3.14, gcc and make.
 
 .DEFAULT_GOAL := help
-.PHONY: help setup core demo test chaos soak bench bench-quick install-extension setup-bench setup-pgbouncer setup-old-library test-matrix lint audit format wheel clean asan valgrind fuzz
+.PHONY: help setup core demo test chaos soak bench bench-quick install-extension setup-bench setup-pgbouncer setup-old-library setup-node setup-pg-cron test-matrix lint audit format wheel clean asan valgrind fuzz
 
 BIN := .venv/bin
 PYX := $(wildcard src/pgdurable/*.pyx src/pgdurable/*/*.pyx src/pgdurable/*.pxd src/pgdurable/*/*.pxd src/pgdurable/*/*.pxi)
@@ -21,18 +21,24 @@ demo: setup  ## The main job: a shop whose orders survive kill -9 of worker and 
 # Two files at a time: most tests wait for something most of the time.
 PARALLEL := -n 2 --dist loadfile
 test: ARGS = $(PARALLEL)
-test: setup setup-pgbouncer setup-old-library  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
+test: setup setup-pgbouncer setup-old-library setup-node setup-pg-cron  ## All tests, on an embedded PostgreSQL or on PGDURABLE_TEST_DSN; ARGS="-k name" to choose
 	@$(BIN)/python -m pytest $(ARGS) || { status=$$?; \
 	    [ "$(ARGS)" = "$(PARALLEL)" ] && [ $$status = 1 ] || exit $$status; \
 	    echo; echo 'What failed above runs once more, one test at a time: a limit of time may have met a busy machine.'; \
 	    $(BIN)/python -m pytest --last-failed --last-failed-no-failures none; }
 
-test-matrix: setup setup-pgbouncer setup-old-library  ## All tests on every PostgreSQL that is found here
+test-matrix: setup setup-pgbouncer setup-old-library setup-node setup-pg-cron  ## All tests on every PostgreSQL that is found here
 	@$(BIN)/python scripts/test_matrix.py $(ARGS)
 
 chaos: setup  ## Ten minutes of faults, checked; the model; mutations. SECONDS=60 SEED=7; ARGS="--without disk"
 	@PYTHONPATH=tests $(BIN)/python -m chaos --results docs/reliability $(if $(SECONDS),--seconds $(SECONDS)) $(if $(SEED),--seed $(SEED)) $(ARGS)
 	@$(BIN)/python docs/build_reliability.py
+
+setup-node:
+	@scripts/setup_node.sh
+
+setup-pg-cron:
+	@scripts/setup_pg_cron.sh
 
 setup-pgbouncer:
 	@scripts/setup_pgbouncer.sh

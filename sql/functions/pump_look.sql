@@ -26,6 +26,10 @@ begin
       from (select w.name, w.version,
                    row_number() over (partition by w.name order by w.defined_at desc nulls last, w.version desc) = 1 as is_current
               from @extschema@.workflows w where w.kind = 'sql') w;
+    if (select w.state = 'draining' from @extschema@.workers w where w.id = me) then
+        -- It was asked to leave: this is its last turn.
+        pump := pump || jsonb_build_object('until', extract(epoch from clock_timestamp()));
+    end if;
     return pump || jsonb_build_object(
         'look_at', extract(epoch from clock_timestamp()) + 1, 'usual', @extschema@.usual_policy(), 'tasks_full', true,
         'names', to_jsonb(names), 'versions', to_jsonb(versions), 'current', to_jsonb(is_current),

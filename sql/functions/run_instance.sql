@@ -131,6 +131,10 @@ begin
                 limit_s := coalesce((ins ->> 'timeout')::float8, (usual ->> 'step_timeout')::float8);
             end if;
             if got is not null and got ? 'what' then
+                if got ->> 'what' = 'task' then
+                    -- Attempts whose holders died were counted where the step was taken.
+                    att := greatest(att, (got ->> 'attempt')::int);
+                end if;
                 did := @extschema@.run_woken(ins, got);
             elsif op <> 'sql' and op <> 'atomic' or not alone and op = 'sql' then
                 th := @extschema@.run_wait(target, i.submitted_by, i.queue, ins, path, limit_s, my_seq, att,
@@ -221,6 +225,10 @@ begin
             end if;
             later := case when did.retriable then @extschema@.retry_wait(
                 ins -> 'retry', usual, att, did.error ->> 'sqlstate') end;
+            if later is not null and did.error ? 'retry_in' then
+                -- The other side has said when.
+                later := least(greatest((did.error ->> 'retry_in')::float8, 0), 86400);
+            end if;
             ev := ev + 1;
             rows := rows || row(
                 target, now(), ev, my_seq, (ins ->> 'n')::int, did.ms::real, att, case when later is null then did.kind else 'attempt' end,

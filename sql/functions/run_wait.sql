@@ -39,7 +39,7 @@ begin
     when 'http', 'python', 'external' then
         perform @extschema@.make_task(target, seq, op, case op when 'python' then a ->> 'step' else ins ->> 'name' end,
             coalesce(a ->> 'queue', case op when 'external' then 'default' else queue end), submitter, att,
-            (a ->> 'timeout')::float8, a - '{timeout,queue}'::text[]);
+            (a ->> 'timeout')::float8, @extschema@.task_request(ins, a));
         wait := jsonb_build_object('k', 'outside');
     when 'start_child' then
         child := @extschema@.new_id();

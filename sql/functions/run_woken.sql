@@ -15,6 +15,7 @@ begin
     case got ->> 'what'
     when 'task', 'started' then
         result := coalesce(got -> 'output', 'null');
+        retriable := coalesce((error ->> 'retryable')::boolean, true);
         kind := case when got ->> 'what' = 'started' then 'child' else kind end;
         error := case when error is not null then error || jsonb_build_object('step', name) end;
     when 'signal' then

@@ -14,7 +14,7 @@ begin
     )
     insert into @extschema@.events (instance_id, kind, name, payload)
     select e.instance_id, 'task', e.name, jsonb_build_object('seq', e.seq, 'attempt', e.attempt, 'error', jsonb_build_object(
-               'type', 'StepInterrupted', 'retryable', false,
+               'type', 'pgdurable.errors.StepInterrupted', 'retryable', false,
                'message', format('step %s was under way (attempt %s%s) when its %s was lost; %s', e.name, e.attempt,
                    ' at ' || e.holder, case when e.kind = 'external' then 'lease' else 'worker' end,
                    case when e.request @> '{"at_most_once": true}' then 'as at_most_once it is not repeated'

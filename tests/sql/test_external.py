@@ -198,7 +198,7 @@ def test_a_lost_step_that_may_not_be_tried_again_fails(ns: Namespace, request_: 
     lapse(ns)
     assert claim(ns) == []
     ((event),) = events(ns, instance)
-    assert event["error"]["type"] == "StepInterrupted"
+    assert event["error"]["type"] == "pgdurable.errors.StepInterrupted"
     assert not event["error"]["retryable"]
     assert " at mailer) when its lease was lost; " in event["error"]["message"]
     assert ns.one("select count(*) from @.tasks") == 0

@@ -219,10 +219,10 @@ async def test_timeouts(space: Namespace, site: Site) -> None:
     async with space.engine(http=pgd.Http(allow=("127.0.0.0/8",), timeout=0.1)):
         for options in ({"timeout_s": 0.1}, {}):
             error = await failure(space, site.url("/slow"), **options)
-            assert (error["type"], error["timed_out"]) == ("StepTimeout", True)
+            assert (error["type"], error["timed_out"]) == ("pgdurable.errors.StepTimeout", True)
             assert "retryable" not in error
         once = await failure(space, site.url("/slow"), at_most_once=True)
-        assert (once["type"], once["retryable"]) == ("StepInterrupted", False)
+        assert (once["type"], once["retryable"]) == ("pgdurable.errors.StepInterrupted", False)
 
 
 async def test_a_connection_that_breaks_or_is_not_made(space: Namespace, site: Site) -> None:
@@ -237,7 +237,7 @@ async def test_a_connection_that_breaks_or_is_not_made(space: Namespace, site: S
                 failure(space, nobody, at_most_once=True),
             )
     assert broken.get("retryable", True)
-    assert (once["type"], once["retryable"]) == ("StepInterrupted", False)
+    assert (once["type"], once["retryable"]) == ("pgdurable.errors.StepInterrupted", False)
     # Nothing has left: that may be tried again in any case.
     assert none["type"] == none_once["type"] == "ConnectionFailed"
     assert none_once.get("retryable", True)

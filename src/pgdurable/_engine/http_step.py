@@ -106,7 +106,7 @@ class HttpStep:
                     request,
                     asked,
                     f"{asked.what} had no answer within {longest:g} s",
-                    type="StepTimeout",
+                    type="pgdurable.errors.StepTimeout",
                     timed_out=True,
                 ) from None
             except RequestFailed:
@@ -162,7 +162,7 @@ class HttpStep:
     def _unsure(self, request: dict[str, Any], asked: _Asked, text: str, **fields: Any) -> RequestFailed:
         """The other side may have done what it was asked."""
         if request.get("at_most_once"):
-            fields = {**fields, "type": "StepInterrupted", "retryable": False}
+            fields = {**fields, "type": "pgdurable.errors.StepInterrupted", "retryable": False}
             text += "; as at_most_once it is not repeated"
         return RequestFailed(text, **fields)
 

@@ -93,7 +93,10 @@ class PythonTask:
                 f"{self.hosted.label}: {step.name} is a transaction step, which workflows in Python have",
                 hint="A workflow in SQL does the same by a step of op sql or call: it commits with its checkpoint.",
             )
-        data = step.signature.bind_input(tuple(request.get("args") or ()), dict(request.get("kwargs") or {}))
+        args, kwargs = request.get("args") or (), request.get("kwargs") or {}
+        if isinstance(args, dict):  # by parameter name
+            args, kwargs = (), {**args, **kwargs}
+        data = step.signature.bind_input(tuple(args), dict(kwargs))
         self.command.args, self.command.kwargs = step.signature.load_input(data)
         processes = self.hosted.host.admission.processes
         if step.kind == "process":
