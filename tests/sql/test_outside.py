@@ -1,4 +1,4 @@
-"""Workflows in SQL and what others do for them, all of it real: machine, pumps, Python steps, requests, external steps."""
+"""Workflows in SQL and what others do for them, all of it real: machine, pumps, steps, requests, external steps."""
 
 from __future__ import annotations
 

@@ -93,7 +93,8 @@ class PythonTask:
                 f"{self.hosted.label}: {step.name} is a transaction step, which workflows in Python have",
                 hint="A workflow in SQL does the same by a step of op sql or call: it commits with its checkpoint.",
             )
-        args, kwargs = request.get("args") or (), request.get("kwargs") or {}
+        args: Any = request.get("args") or ()
+        kwargs: dict[str, Any] = request.get("kwargs") or {}
         if isinstance(args, dict):  # by parameter name
             args, kwargs = (), {**args, **kwargs}
         data = step.signature.bind_input(tuple(args), dict(kwargs))
