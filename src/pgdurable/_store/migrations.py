@@ -312,16 +312,17 @@ def _migrate_locked(conn: psycopg.Connection[Any], cur: psycopg.Cursor[Any], sch
     elif before > latest_version():
         _judge(before, schema)
     applied = []
-    for number, name, text in _migrations():
-        if number > (before or 0) and member_of is None:
-            _run(cur, schema, text)
-            cur.execute(
-                _sql("insert into @extschema@.migrations (version, library) values (%s, %s)", schema),
-                (number, library_version()),
-                prepare=False,
-            )
-        if number > (before or 0):
-            applied.append(name)
+    with _in_one_go(cur):
+        for number, name, text in _migrations():
+            if number > (before or 0) and member_of is None:
+                _run(cur, schema, text)
+                cur.execute(
+                    _sql("insert into @extschema@.migrations (version, library) values (%s, %s)", schema),
+                    (number, library_version()),
+                    prepare=False,
+                )
+            if number > (before or 0):
+                applied.append(name)
     renewed = _install_routines(cur, schema)
     if member_of is not None and renewed:
         extension.take_in(cur, schema)
@@ -369,8 +370,9 @@ def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:
     cur.execute("select current_setting('check_function_bodies')")
     setting = _only(cur.fetchone())
     cur.execute("set local check_function_bodies = off")
-    for text in texts:
-        _run(cur, schema, text)
+    with _in_one_go(cur):
+        for text in texts:
+            _run(cur, schema, text)
     cur.execute("select set_config('check_function_bodies', %s, true)", (setting,))
     cur.execute(
         _sql("update @extschema@.migrations set routines = %s where version = %s", schema),
@@ -435,9 +437,19 @@ def adopt(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -
             extension.adopt(cur, schema, latest_version())
 
 
+@contextmanager
+def _in_one_go(cur: psycopg.Cursor[Any]) -> Iterator[None]:
+    """The commands within do not wait for one another's answers: some hundreds of them, each a round trip otherwise."""
+    if not psycopg.Pipeline.is_supported():
+        yield
+        return
+    with cur.connection.pipeline():
+        yield
+
+
 def _run(cur: psycopg.Cursor[Any], schema: str, text: str) -> None:
     for command in split_commands(text):
-        cur.execute(_sql(command, schema))
+        cur.execute(_sql(command, schema), prepare=False)
 
 
 def _sql(text: str, schema: str) -> bytes:
@@ -448,6 +460,7 @@ def _only(row: tuple[Any, ...] | None) -> Any:
     return None if row is None else row[0]
 
 
+@lru_cache(maxsize=1)
 def library_version() -> str:
     """The version of the package."""
     try:

@@ -49,7 +49,8 @@ def named_queries(file: str, schema: str) -> dict[str, str]:
     return {name: body.strip() for name, body in zip(parts[1::2], parts[2::2], strict=True)}
 
 
-def split_commands(text: str) -> list[str]:
+@lru_cache(maxsize=1024)
+def split_commands(text: str) -> tuple[str, ...]:
     """The single commands of an SQL script, without their semicolons, in order.
 
     Knows quoted strings and names, escape strings, dollar quotes, line comments and nested block comments.
@@ -78,7 +79,7 @@ def split_commands(text: str) -> list[str]:
         at = end
     if not blank:
         commands.append(text[start:].strip())
-    return commands
+    return tuple(commands)
 
 
 # An identifier is one token, so that neither the e of `type'...'` nor the $ of `a$b$` opens anything.
