@@ -4,8 +4,8 @@ create or replace view @extschema@.running_steps as
 select a.instance_id, a.seq, a.name, a.attempt, a.worker, a.started_at, a.beat_at, a.done, a.total, a.details,
        i.workflow
   from @extschema@.attempts a
-  join @extschema@.instances i on i.id = a.instance_id
- where i.owner = a.worker and i.status = 'running'
+ cross join lateral (select o.workflow from @extschema@.instances o
+                      where o.id = a.instance_id and o.owner = a.worker and o.status = 'running' offset 0) i
 union all
 select t.instance_id, t.seq, t.name, t.attempt, t.owner, t.taken_at, null, null, null, t.details, i.workflow
   from @extschema@.tasks t
