@@ -47,7 +47,7 @@ begin
     if late then
         statement := @extschema@.bind_late(statement, env, path);
         if ins ? 'tag' then
-            statement := (ins ->> 'tag') || statement;
+            statement := @extschema@.tagged(statement, ins ->> 'tag');
         end if;
     end if;
     if runner is null then

@@ -14,6 +14,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from e2e.namespace import until
 from psycopg import sql
 from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
@@ -24,7 +25,6 @@ from pgdurable._store.extension_files import scripts
 from pgdurable._store.migrations import adopt, check, latest_version, migrate, uninstall
 from pgdurable.cli.app import app
 from pgdurable.errors import SchemaError
-from tests.e2e.namespace import until
 
 from .catalog import describe
 from .relocated import found, name_of, relocate, serving
