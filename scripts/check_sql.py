@@ -20,6 +20,7 @@ WITHOUT_PATH = (
     "durable.prune(older_than interval)",
     "durable.bulk(operation text,fits jsonb,options jsonb,older_than interval,newer_than interval,INOUT done bigint,"
     "INOUT held bigint)",
+    "durable.watch(max_time interval)",
     "durable.wait_for_end(id text,timeout interval,INOUT status text)",
     "durable.work(max_time interval,max_steps bigint,wait boolean,queues text[])",
 )

@@ -128,7 +128,7 @@ grant select, insert, update, delete on @extschema@.sql_runs, @extschema@.tasks 
 grant update (policies, definition, program, defined_at) on @extschema@.workflows to @worker@;
 grant delete on @extschema@.events, @extschema@.workers to @worker@;
 grant execute on all functions in schema @extschema@ to @worker@;
-grant execute on procedure @extschema@.apply_writes, @extschema@.work to @worker@;
+grant execute on procedure @extschema@.apply_writes, @extschema@.work, @extschema@.watch to @worker@;
 
 grant all on all tables in schema @extschema@ to @admin@;
 grant execute on all routines in schema @extschema@ to @admin@;

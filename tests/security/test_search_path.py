@@ -232,6 +232,7 @@ def test_every_function_has_a_path_of_its_own_and_builds_no_sql(house: House) ->
             "prune",
             "bulk",
             "work",
+            "watch",
             "wait_for_end",
         ):  # which commit, and so may have none; they name everything in full
             assert "search_path=pg_catalog, pg_temp" in config, name

@@ -150,3 +150,17 @@ def test_names_that_only_look_like_a_pumps_are_left_alone(ns: Namespace, eventua
         conn.cancel()
         with pytest.raises(psycopg.errors.QueryCanceled):
             running.result(30)
+
+
+def test_watch_stops_what_is_overdue_until_its_time_is_over(ns: Namespace, eventually: Eventually) -> None:
+    instance, watcher = ns.instance(), ns.session()
+    watching = ns.threads.submit(watcher.execute, f"call {ns.schema}.watch('1 hour')")
+    _, late = runs(ns, 0.3, instance)
+    eventually(late.done, "it is stopped")
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        late.result()
+    assert not watching.done()
+    watcher.cancel()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        watching.result(30)
+    ns.rows("call @.watch('0')")  # a look, and no more
