@@ -59,9 +59,10 @@ class Roles:
         return tuple(f"{self.prefix}_{kind}" for kind in _KINDS)
 
     def fill(self, text: str) -> str:
-        """The SQL text with `@reader@` and so on replaced by the quoted names."""
+        """The SQL text with `@reader@` and so on replaced by the quoted names, `@prefix@` by a literal."""
         quoted = {kind: sql.Identifier(name).as_string(None) for kind, name in zip(_KINDS, self.names, strict=True)}
-        return re.sub("@(reader|client|worker|admin)@", lambda match: quoted[match[1]], text)
+        quoted["prefix"] = sql.Literal(self.prefix).as_string(None)
+        return re.sub("@(reader|client|worker|admin|prefix)@", lambda match: quoted[match[1]], text)
 
 
 def _encodable(text: str) -> bool:
