@@ -25,8 +25,8 @@ begin
             hint = 'Give its name, or its number as claim_external gives it in seq.';
     end if;
     select coalesce(array_agg(t.seq order by t.seq), '{}') into places
-      from @extschema@.tasks t
-     where t.instance_id = target and t.kind = 'external'
+      from (select o.* from @extschema@.tasks o where o.instance_id = target offset 0) t  -- by its key, whatever is known
+     where t.kind = 'external'
        and (step is null or t.name = step) and (end_external.seq is null or t.seq = end_external.seq)
        and @extschema@.task_wanted(target, t.seq);
     if cardinality(places) > 1 then

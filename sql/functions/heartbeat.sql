@@ -15,9 +15,14 @@ as $$
 declare
     target uuid := @extschema@.need_instance(id);
     at timestamptz := clock_timestamp();
+    places int[];
 begin
-    if seq is null and (select count(*) from @extschema@.tasks t
-                         where t.instance_id = target and t.kind = 'external' and t.name = step) > 1 then
+    select coalesce(array_agg(t.seq), '{}') into places
+      from (select o.* from @extschema@.tasks o where o.instance_id = target offset 0) t  -- by its key, whatever is known
+     where t.kind = 'external' and (step is not null or heartbeat.seq is not null)
+       and (step is null or t.name = step) and (heartbeat.seq is null or t.seq = heartbeat.seq)
+       and @extschema@.task_wanted(target, t.seq);
+    if cardinality(places) > 1 then
         raise exception using errcode = 'PGD05',
             message = format('several steps of instance %L are named %L', id, step),
             hint = 'Say which by seq => number; claim_external gives it.';
@@ -27,11 +32,8 @@ begin
            lease_until = case when t.lease_until is not null then at + make_interval(secs => t.lease_s) end,
            run_at = case when t.lease_until is not null then at + make_interval(secs => t.lease_s)
                          else t.run_at end
-     where t.instance_id = target and t.kind = 'external'
-       and (step is null or t.name = step) and (heartbeat.seq is null or t.seq = heartbeat.seq)
-       and (step is not null or heartbeat.seq is not null)
-       and (heartbeat.attempt is null or t.attempt = heartbeat.attempt)
-       and @extschema@.task_wanted(target, t.seq);
+     where t.instance_id = target and t.seq = places[1]
+       and (heartbeat.attempt is null or t.attempt = heartbeat.attempt);
     return found;
 end
 $$;
