@@ -20,3 +20,6 @@ $$;
 
 create trigger apply_row_security after insert or update or delete on @extschema@.row_security
     for each statement execute function @extschema@.apply_row_security();
+
+-- A parameter of it has another name since.
+drop function if exists @extschema@.task_request(jsonb, jsonb);

@@ -97,3 +97,16 @@ def test_help_lists_every_command_in_the_order_of_use(bare_run: Run) -> None:
     commands = "migrate worker start list show signal resume doctor uninstall".split()
     places = [text.index(f"\n  {command} ") for command in commands]
     assert places == sorted(places)
+
+
+def test_uninstall_leaves_roles_unless_told(run: Run, sql: Callable, schema: str) -> None:
+    names = [f"{schema}_{kind}" for kind in ("admin", "client", "reader", "worker")]
+    assert run("migrate", "--roles").exit_code == 0
+    result = run("uninstall", "--yes")
+    assert result.exit_code == 0
+    assert result.stdout.rstrip().endswith(f"left, as roles are the whole cluster's: {', '.join(names)}")
+    assert run("migrate", "--roles").exit_code == 0
+    result = run("uninstall", "--yes", "--roles")
+    assert result.exit_code == 0
+    assert "left" not in result.stdout
+    assert sql("select count(*) from pg_roles where rolname = any (%s)", names) == [(0,)]

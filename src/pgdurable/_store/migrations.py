@@ -39,6 +39,7 @@ __all__ = [
     "check_async",
     "current_version",
     "digest",
+    "group_roles",
     "latest_version",
     "library_version",
     "migrate",
@@ -417,6 +418,13 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
             if roles and group is not None:
                 rights.drop(cur, group)
             return True
+
+
+def group_roles(conn: psycopg.Connection[Any], schema: str = "durable") -> tuple[str, ...]:
+    """The group roles that the schema is set up for; none when it is not."""
+    with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
+        roles = rights.setup_of(cur, quote_schema(schema))
+        return () if roles is None else roles.names
 
 
 def adopt(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -> None:

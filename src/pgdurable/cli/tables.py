@@ -97,10 +97,10 @@ def uninstall(
             screen().print("nothing was changed")
             raise typer.Exit(1)
     with where.session() as session:
-        group = [row["rolname"] for row in session.rows("admitted", where.schema, file="roles")]
+        group = migrations.group_roles(session.conn, where.schema)
         if migrations.uninstall(session.conn, where.schema, roles=drop_roles):
             screen().print(f"dropped schema {where.schema}")
-            left = [row["name"] for row in session.rows("there", group, file="roles")]
+            left = [row["name"] for row in session.rows("there", list(group), file="roles")]
             if left:
                 screen().print(f"left, as roles are the whole cluster's: {', '.join(map(clean, left))}")
             return
