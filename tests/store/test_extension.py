@@ -441,6 +441,27 @@ def test_nothing_to_adopt(server: Server, database: Database) -> None:
         adopt(database.dsn)
 
 
+def test_alter_system_takes_a_setting(database: Database) -> None:
+    migrate(database.dsn)
+    database.rows("set pgdurable.step_timeout = '1 s'")  # before 17 the server has to know it
+    database.rows("alter system set pgdurable.step_timeout = '5min'")
+    try:
+        database.rows("select pg_reload_conf()")
+        text = "select value, source from durable.settings where name = 'step_timeout'"
+
+        def seen() -> tuple[str, str]:
+            with psycopg.connect(database.dsn) as conn:
+                row = conn.execute(text).fetchone()
+            assert row is not None
+            return row
+
+        asyncio.run(until(lambda: seen()[0] == "5min", "the file is read"))
+        assert "postgresql.auto.conf:" in seen()[1]
+    finally:
+        database.rows("alter system reset pgdurable.step_timeout")
+        database.rows("select pg_reload_conf()")
+
+
 # -- by whom, and where
 
 
