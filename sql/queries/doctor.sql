@@ -85,6 +85,12 @@ select count(*) as instances
   from @extschema@.instances i
  where i.status = 'paused' and i.error ->> 'type'::text = 'pgdurable.errors.Quarantined'
 
+-- name: settings
+select s.name, s.value, s.source, s.problem
+  from @extschema@.settings s
+ where s.problem is not null or s.source <> 'default'
+ order by s.name
+
 -- name: retention
 select s.retention is null as off,
        extract(epoch from s.retention)::float8 as retention,

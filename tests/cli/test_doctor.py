@@ -197,3 +197,16 @@ def test_doctor_names_the_longest_history(run: Run, sql: Sql, rows: int, warned:
     out = run("doctor").stdout
     assert f"the longest history of a living instance has {rows:,} rows" in out
     assert ("continue_as_new" in out) == warned
+
+
+def test_settings_that_mean_nothing(run: Run, sql: Sql, dsn: str, schema: str) -> None:
+    assert "✓ every setting has its default" in run("doctor").stdout
+    sql("update @.settings set value = '90 days' where name = 'retention'")
+    assert "✓ settings: retention 90 days (namespace)" in run("doctor").stdout
+    sql("update @.settings set value = null where name = 'retention'")
+    bad = psycopg.conninfo.make_conninfo(dsn, options="-c pgdurable.retention=soon -c pgdurable.max_attempts=3")
+    result = run("doctor", "--dsn", bad)
+    assert result.exit_code == 1
+    assert "✗ setting pgdurable.retention is 'soon': expected an interval from 0 to 36600 days" in result.stdout
+    assert "It comes from: session" in result.stdout
+    assert "✓ settings: max_attempts 3 (session)" in result.stdout

@@ -44,6 +44,10 @@ def examine(where: Target) -> Iterator[Finding]:
             yield from _queues(session, where)
             yield from _troubled(session, where)
             yield from _events(session)
+            senseless = list(table_checks.settings(session, where))
+            yield from senseless
+            if any(finding.level == "broken" for finding in senseless):
+                return
             yield from table_checks.retention(session, where)
             yield from table_checks.partitions(session, where)
             yield from table_checks.longest_history(session, where)

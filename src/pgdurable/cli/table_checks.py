@@ -8,7 +8,7 @@ from pgdurable.cli.finding import Finding
 from pgdurable.cli.options import Session, Target
 from pgdurable.cli.text import count, nbytes, span
 
-__all__ = ["longest_history", "partitions", "retention", "vacuum"]
+__all__ = ["longest_history", "partitions", "retention", "settings", "vacuum"]
 
 _DAY_S = 86_400.0
 _MANY_ROWS = 10_000
@@ -17,6 +17,20 @@ _MANY_DEAD = 50_000
 _VACUUMED_S = 600.0
 # Partitions are made four weeks ahead; at less than this nobody has made any for long.
 _LEAST_AHEAD_S = 7 * _DAY_S
+
+
+def settings(session: Session, where: Target) -> Iterator[Finding]:
+    """Whether every setting has a value that means something, and which are not the default."""
+    rows = session.rows("settings")
+    for row in rows:
+        if row["problem"] is not None:
+            yield Finding(
+                "broken",
+                f"setting pgdurable.{row['name']} is {row['value']!r}: {row['problem']}",
+                f"It comes from: {row['source']}. Whoever needs it is refused. The view {where.schema}.settings shows all.",
+            )
+    changed = [f"{row['name']} {row['value']} ({row['source']})" for row in rows if row["problem"] is None]
+    yield Finding("fine", f"settings: {', '.join(changed)}" if changed else "every setting has its default")
 
 
 def retention(session: Session, where: Target) -> Iterator[Finding]:
