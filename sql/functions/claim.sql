@@ -40,6 +40,7 @@ declare
     company int := 0;
     listens_default boolean := listens is null or 'default' = any (listens);
     limited text[] := '{}';
+    tight text[] := '{}';
     queued text;
     most_queued int := room;
     queued_ids uuid[] := '{}';
@@ -64,6 +65,13 @@ begin
              limit 1
          ) s
          where w.state in ('dead', 'stopped') and not w.emptied;
+        if fewest is not null then
+            -- Of queues with limits of each worker suspects are taken one by one, where this one has room for them.
+            tight := array(select q.name from @extschema@.queues q
+                            where q.worker_concurrency is not null or q.partition_worker_concurrency is not null
+                               or exists (select from @extschema@.queue_partitions p
+                                           where p.queue = q.name and p.worker_concurrency is not null));
+        end if;
         company := case coalesce(most_strikes, 32767) - fewest when 1 then 1 when 2 then 32 else 1000 end;
         -- The lines of queues. Where there is nothing of that kind, a look at two empty indexes finds it out.
         select array(select q.name from @extschema@.queues q where listens is null or q.name = any (listens)),
@@ -146,6 +154,7 @@ begin
             select i.id, extract(epoch from w.ended_at - i.taken_at)::float8 as lasted
               from @extschema@.instances i
              where i.owner = -w.id and i.strikes = fewest and (listens is null or i.queue = any (listens))
+               and i.queue <> all (tight)
                and exists (select from mine m where m.name = i.workflow
                             and (m.version = i.version or (i.version is null and m.is_current)))
                for update of i skip locked
@@ -153,8 +162,36 @@ begin
          where w.state in ('dead', 'stopped') and not w.emptied
          limit greatest(
             least(company - on_trial, room - (select count(*) from orphans) - (select count(*) from cleared)), 0)
+    ), guarded as materialized (
+        select o.id, case when company < 1000 then 2 * o.lasted + 5 else least(o.lasted, 2) end as trial
+          from @extschema@.workers w
+         cross join lateral (
+            select i.id, extract(epoch from w.ended_at - i.taken_at)::float8 as lasted
+              from @extschema@.instances i
+              join @extschema@.queues q on q.name = i.queue
+              left join @extschema@.queue_partitions p on p.queue = i.queue and p.partition = i.partition
+             cross join lateral (
+                select count(*) as n, count(*) filter (where h.partition = i.partition) as of_partition
+                  from @extschema@.instances h
+                 where h.queue = i.queue and h.queue <> 'default'
+                   and ((h.owner = worker and h.status in ('pending', 'running')) or h.id = any (queued_ids))) held
+             where i.owner = -w.id and i.strikes = fewest and (listens is null or i.queue = any (listens))
+               and i.queue = any (tight)
+               and (q.worker_concurrency is null or held.n < q.worker_concurrency)
+               and (coalesce(p.worker_concurrency, q.partition_worker_concurrency) is null
+                    or held.of_partition < coalesce(p.worker_concurrency, q.partition_worker_concurrency))
+               and exists (select from mine m where m.name = i.workflow
+                            and (m.version = i.version or (i.version is null and m.is_current)))
+             limit 1
+               for update of i skip locked
+         ) o
+         where tight <> '{}' and w.state in ('dead', 'stopped') and not w.emptied
+         limit least(1, greatest(
+            least(company - on_trial, room - (select count(*) from orphans) - (select count(*) from cleared))
+                - (select count(*) from suspected), 0))
     ), left_behind as materialized (
         select o.id from orphans o union all select c.id from cleared c union all select s.id from suspected s
+        union all select g.id from guarded g
     ), called as materialized (
         select c.id
           from (select distinct e.instance_id from @extschema@.events e
@@ -213,7 +250,8 @@ begin
                   i.queue
     )
     select t.id, t.workflow, t.version, t.input, t.key, t.started_at, t.deadline, t.takeovers, t.parent, t.labels,
-           t.strikes, case when t.strikes > 1 then (select s.trial from suspected s where s.id = t.id) end,
+           t.strikes, case when t.strikes > 1 then coalesce(
+               (select s.trial from suspected s where s.id = t.id), (select g.trial from guarded g where g.id = t.id)) end,
            (select d.wake_at from due d where d.id = t.id), t.queue
       from taken t
      order by t.id;

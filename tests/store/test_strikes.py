@@ -59,6 +59,29 @@ def test_strikes_count_up_while_it_does_not_get_on(ns: Namespace) -> None:
     assert ns.one("select @.retry(%s)", str(id)) is False
 
 
+@pytest.mark.parametrize(
+    ("limits", "most", "others"),
+    [
+        ("worker_concurrency => 3", 3, 2), ("partition_worker_concurrency => 1", 2, 1), ("concurrency => 10", 5, 0),
+        ("worker_concurrency => 4, partition_worker_concurrency => 1", 2, 1),
+    ],
+)  # fmt: skip
+def test_suspects_keep_to_what_their_queue_lets_one_worker_hold(
+    ns: Namespace, limits: str, most: int, others: int
+) -> None:
+    """With two strikes they leave the line; the limits stay."""
+    ns.one(f"select @.set_queue('mail', {limits})")
+    left_by_dead(ns, 5, strikes=2)
+    ns.rows("update @.instances set queue = 'mail', partition = 'a'")
+    ns.rows("update @.instances set partition = 'b' where id = (select min(id::text)::uuid from @.instances)")
+    one = ns.worker()
+    taken = [row for _ in range(6) for row in claim(ns, one)]
+    assert len(taken) == most
+    assert {(strikes, trial is not None) for _, strikes, trial in taken} == {(3, True)}
+    other = ns.worker()
+    assert len([row for _ in range(6) for row in claim(ns, other)]) == others
+
+
 def test_without_a_limit_nothing_is_set_aside(ns: Namespace) -> None:
     left_by_dead(ns, 1, strikes=99)
     ((_, strikes, trial),) = claim(ns, ns.worker(), most=None)
