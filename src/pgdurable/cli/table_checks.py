@@ -27,7 +27,7 @@ def settings(session: Session, where: Target) -> Iterator[Finding]:
             yield Finding(
                 "broken",
                 f"setting pgdurable.{row['name']} is {row['value']!r}: {row['problem']}",
-                f"It comes from: {row['source']}. Whoever needs it is refused. The view {where.schema}.settings shows all.",
+                f"It comes from: {row['source']}. Whoever needs it is refused. See the view {where.schema}.settings.",
             )
     changed = [f"{row['name']} {row['value']} ({row['source']})" for row in rows if row["problem"] is None]
     yield Finding("fine", f"settings: {', '.join(changed)}" if changed else "every setting has its default")
