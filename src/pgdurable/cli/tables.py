@@ -63,7 +63,7 @@ def migrate(
         out.print(f"created {place}, version {report.after}")
     elif report.before != report.after:
         out.print(f"migrated {place} from version {report.before} to {report.after}")
-    elif report.changed:
+    elif report.routines:
         out.print(f"renewed the functions and views of {place}, version {report.after}")
     else:
         out.print(f"{place} is up to date, version {report.after}")
