@@ -165,10 +165,12 @@ async def test_a_stop_that_is_in_a_hurry_cuts_pumps_off(space: Namespace) -> Non
     start(space)
     engine = space.engine(pumps=1, poll_interval=0.05)
     await engine.open()
-    await until(lambda: calls(space), "it runs")
+    await until(lambda: calls(space), "it is called")
+    pid = space.one("select pid from @.calls")
+    asleep = "select wait_event = 'PgSleep' from pg_stat_activity where pid = %s"
+    await until(lambda: space.one(asleep, pid), "its step runs")
     assert not await engine.stop(drain=0.2)
     await engine.close()
-    pid = space.one("select pid from @.calls")
     await until(lambda: not space.one("select count(*) from pg_stat_activity where pid = %s", pid), "its session ends")
     assert pending(space) == 1  # undone
 
