@@ -108,8 +108,9 @@ begin
                 st := kept;
                 continue steps;
             end if;
+            -- One that waits for a time or a signal may be called while a statement of this one runs.
             alone := (select count(*) from jsonb_each(st -> 'threads') t
-                       where not t.value ? 'wait' or t.value #>> '{wait,k}' in ('task', 'retry')) = 1;
+                       where t.value #>> '{wait,k}' is distinct from 'join') = 1;
             pc := th ->> 'pc';
             last := th -> 'last';
             own := th -> 'env';
@@ -301,8 +302,17 @@ begin
             while th -> -1 ->> 'k' <> 'loop' loop
                 th := th - -1;
             end loop;
-            pc := coalesce((th -> -1 ->> 'x')::int, pc + 1);
-            st := jsonb_set(st, array['threads', tid, 'fr'], th - -1);
+            kept := case when th -> -1 is null and tid <> '0' then @extschema@.run_break(
+                jsonb_set(st || jsonb_build_object('seq', seq, 'env', env), array['threads', tid, 'env'], coalesce(own, '{}')),
+                tid, last) end;
+            if kept is not null then
+                st := kept;
+                env := st -> 'env';
+                tid := null;
+            else
+                pc := coalesce((th -> -1 ->> 'x')::int, pc + 1);
+                st := jsonb_set(st, array['threads', tid, 'fr'], th - -1);
+            end if;
         elsif op = 'undo' then
             st := jsonb_set(st, '{undo}', coalesce(st -> 'undo', '[]') || jsonb_build_array(jsonb_build_object(
                 'pc', ins -> 'u', 'env', case when own is null then env else env || own end || jsonb_build_object(
