@@ -18,6 +18,9 @@ begin
     delete from @extschema@.sql_runs r where r.instance_id = any (ids);
     delete from @extschema@.tasks t where t.instance_id = any (ids);
     perform @extschema@.sweep_talk(ids);
+    if @extschema@.has_df() then
+        perform df._forget(ids);
+    end if;
     delete from @extschema@.instances i where i.id = any (ids);
 end
 $$;

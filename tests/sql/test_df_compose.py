@@ -230,15 +230,22 @@ def test_branches_loops_and_conditions(df: psycopg.Connection[Any]) -> None:
     ],
 )
 def test_what_a_loop_is_left_with(df: psycopg.Connection[Any], value: str, expected: object) -> None:
-    assert translated(df, f"df.break({value})").get("value") == expected
+    assert translated(df, f"df.loop(df.break({value}))")["body"].get("value") == expected
+
+
+def test_a_break_without_a_loop_fails_when_it_runs(df: psycopg.Connection[Any]) -> None:
+    found = translated(df, "'select 1' & df.break('x')")["branches"][1]
+    assert found["op"] == "sql"
+    with pytest.raises(psycopg.Error, match=r"df.break has no loop around it"):
+        one(df, found["query"])
 
 
 def test_a_value_with_a_reference_inside_is_a_query(df: psycopg.Connection[Any]) -> None:
-    assert translated(df, "df.break('{\"total\": $r.total}')") == {
+    assert translated(df, "df.loop(df.break('{\"total\": $r.total}'))")["body"] == {
         "op": "seq",
         "steps": [
-            {"op": "sql", "query": "select df._json('{\"total\": $r.total}') as v", "into": "df_00000000"},
-            {"op": "break", "name": "00000000", "value": "$df_00000000.v?"},
+            {"op": "sql", "query": "select df._json('{\"total\": $r.total}') as v", "into": "df_00000001"},
+            {"op": "break", "name": "00000001", "value": "$df_00000001.v?"},
         ],
     }
 
@@ -276,19 +283,49 @@ def test_a_request_with_references(df: psycopg.Connection[Any]) -> None:
     )
     assert found["into"] == "r"
     query, request = found["steps"]
-    assert query["query"] == "select '{\"n\": \"$user.name\"}' as c0, 'https://api.test/u/$user.id' as c1"
+    assert query["query"] == "select 'https://api.test/u/$user.id' as c0, '{\"n\": \"$user.name\"}' as c1"
     assert request == {
-        "op": "http", "name": "00000000", "method": "PUT", "raw": True, "timeout": 7,
-        "ok": ["1xx", "2xx", "3xx", "4xx"],
-        "url": "$df_00000000.c1", "body": "$df_00000000.c0", "headers": {"A": "$token", "B": "k"},
+        "op": "http", "name": "00000000", "method": "PUT", "timeout": 7, "ok": ["1xx", "2xx", "3xx", "4xx"],
+        "url": "$df_00000000.c0", "body": "$df_00000000.c1",
+        "headers": {"A": "$token", "B": "k", "Content-Type": "application/json"},
     }  # fmt: skip
 
 
+PARTS = """jsonb_build_array(jsonb_build_object('name', 'f"1', 'data_b64', '{}'),
+           jsonb_build_object('name', 'g', 'filename', '$doc.name.txt', 'content_type', 'text/plain',
+                              'data_b64', 'aGkK'))"""
+
+
+def test_a_form(df: psycopg.Connection[Any]) -> None:
+    query, request = translated(df, f"df.http_multipart('https://x', 'POST', {PARTS.format('$pdf.body')})")["steps"]
+    assert request["body"] == "$df_00000000.c0"
+    kind, boundary = request["headers"]["Content-Type"].split("; boundary=")
+    assert kind == "multipart/form-data"
+    assert "'data_b64', ($pdf.body)::text" in query["query"]
+    assert "'filename', '$doc.name.txt'" in query["query"]
+    form = one(df, query["query"].replace("$pdf.body", "encode('hello', 'base64')").replace("$doc.name", "d"))
+    assert form.split("\r\n") == [
+        f"--{boundary}", 'Content-Disposition: form-data; name="f%221"', "", "hello",
+        f"--{boundary}", 'Content-Disposition: form-data; name="g"; filename="d.txt"', "Content-Type: text/plain", "",
+        "hi\n", f"--{boundary}--", "",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("part", "says"),
+    [
+        ('{"name": "f"}', "needs name and data_b64"),
+        ('{"name": "f", "data_b64": "%%%"}', "part 'f' is no base64"),
+        ('{"name": "f", "data_b64": "/w=="}', "part 'f' is no text in UTF-8"),
+    ],
+)
+def test_what_is_no_part_of_a_form(df: psycopg.Connection[Any], part: str, says: str) -> None:
+    with pytest.raises(psycopg.Error, match=says):
+        one(df, "select df._form('b', %s::jsonb)", f"[{part}]")
+
+
 def test_a_part_of_base64_is_refused_when_it_runs(df: psycopg.Connection[Any]) -> None:
-    parts = """jsonb_build_array(jsonb_build_object('name', 'f', 'data_b64', '{}'))"""
-    whole = translated(df, f"df.http_multipart('https://x', 'POST', {parts.format('$pdf.body')})")
-    assert whole["multipart"] == [{"name": "f", "data_b64": "$pdf.body"}]
-    part = translated(df, f"df.http_multipart('https://x', 'POST', {parts.format('prefix$pdf.body')})")
+    part = translated(df, f"df.http_multipart('https://x', 'POST', {PARTS.format('prefix$pdf.body')})")
     assert part["op"] == "sql"
     with pytest.raises(psycopg.Error, match="whole-value reference"):
         one(df, part["query"])

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from typing import Any
 
 import psycopg
 import pytest
+from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
 from pgdurable._store import df as df_schema
 from pgdurable._store.migrations import migrate, uninstall
+from pgdurable._store.sql import split_commands, sql_files
 from pgdurable.cli.app import app
 from pgdurable.errors import SchemaError
 
@@ -100,3 +103,31 @@ def test_it_goes_with_its_namespace(there: str, conn: psycopg.Connection[Any]) -
     left = "select count(*) from pg_operator o join pg_namespace n on n.oid = o.oprnamespace where n.nspname = 'public'"
     assert one(conn, left) == 0
     assert migrate(there, df=True).df_renewed, "and comes again"
+
+
+def test_its_text_is_ascii_and_a_file_is_a_function() -> None:
+    """So it can be installed in a database of any encoding."""
+    for folder in ("df", "df/tables", "df/functions", "df/views", "df/operators"):
+        for name, text in sql_files(folder):
+            assert text.isascii(), name
+            if folder == "df/functions":
+                assert len(split_commands(text)) == 1, name
+                assert f"df.{name.removesuffix('.sql').removesuffix('_page')}(" in text, name
+
+
+def test_other_encodings(dsn: str) -> None:
+    name = f"test_df_{uuid.uuid4().hex[:12]}"
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        conn.execute(
+            f"create database {name} template template0 encoding 'LATIN1' locale_provider libc locale 'C'"
+            if conn.info.server_version >= 150000
+            else f"create database {name} template template0 encoding 'LATIN1' locale 'C'"
+        )
+        try:
+            there = make_conninfo(dsn, dbname=name)
+            migrate(there, df=True)
+            with psycopg.connect(there, autocommit=True) as latin:
+                drawn = one(latin, "select df.explain(df.race('select 1', df.sleep(1)))")
+            assert drawn.splitlines()[1:3] == ["    | branch 1:", "      SQL: select 1"]
+        finally:
+            conn.execute(f"drop database {name} with (force)")

@@ -24,7 +24,8 @@ begin
             detail = wrong, hint = 'select df.explain(...) shows a graph, df.translate(...) what is made of it.';
     end if;
     insert into @extschema@.workflows (name, version, kind, definition, policies, program, defined_at)
-    values ('df', version, 'sql', definition, policies, @extschema@.compile_program(definition, policies), clock_timestamp())
+    values ('df', version, 'sql', definition, policies, @extschema@.compile_program('df', version, definition, policies),
+            clock_timestamp())
     on conflict do nothing;
     insert into df.graphs (version, graph) values (version, graph) on conflict do nothing;
     return version;

@@ -8,7 +8,10 @@ declare
     states jsonb;
 begin
     select i.label, i.status, df._output(df._find(i.id)) as output, g.graph into run
-      from df.instances i join df.runs x on x.id = i.id join df.graphs g on g.version = x.version where i.id = _explain_instance.instance_id;
+      from df.instances i
+      join df.runs x on x.id = i.id
+      join df.graphs g on g.version = x.version
+     where i.id = _explain_instance.instance_id;
     if not found then
         return null;
     end if;

@@ -23,7 +23,7 @@ begin
     end if;
     config := case when node_type <> 'SLEEP' then query::jsonb end;
     if node_type in ('HTTP', 'HTTP_MULTIPART') then
-        return df._http_leaf(id, config, base, node_type = 'HTTP_MULTIPART', vars);
+        return df._http_leaf(id, config, base, vars);
     elsif node_type = 'BREAK' then
         filled := df._fill(config ->> 'break_value', vars);
         result := case when filled is not null then df._json(filled) end;

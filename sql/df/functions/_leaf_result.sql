@@ -9,5 +9,8 @@ as $$
         when node_type = 'WAIT_SCHEDULE' then '{"scheduled": true}'::jsonb
         when node_type = 'SIGNAL' then jsonb_build_object('signal_name', query::jsonb ->> 'signal_name') || case
             when value ? 'timed_out' then value else jsonb_build_object('timed_out', false, 'data', value) end
-        when node_type in ('SQL', 'HTTP', 'HTTP_MULTIPART') then value end
+        when node_type = 'SQL' then value
+        when node_type in ('HTTP', 'HTTP_MULTIPART') then (value - 'json') || case
+            when value ->> 'encoding' <> 'base64' then '{"encoding": "text"}'::jsonb else '{}' end
+    end
 $$;

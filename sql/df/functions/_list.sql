@@ -1,7 +1,9 @@
 -- The instances of the caller, the newest first, from behind a place on.
-create or replace function df._list(status_filter text, limit_count int, label_filter text, after_at timestamptz, after_id text)
+create or replace function df._list(
+    status_filter text, limit_count int, label_filter text, after_at timestamptz, after_id text)
 returns table (
-    instance_id text, label text, function_name text, status text, execution_count bigint, output text, created_at timestamptz, completed_at timestamptz)
+    instance_id text, label text, function_name text, status text, execution_count bigint, output text,
+    created_at timestamptz, completed_at timestamptz)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$

@@ -3,7 +3,7 @@
 -- Returns: `status` is what the node has come to itself: pending, running, completed, failed. `inferred` also says of what will
 -- not run any more that it is skipped, and of what a loop comes back to that it is pending; `because` is the node that decided.
 -- Nothing for an instance that the caller may not know of.
-create or replace function df._nodes(id text)
+create or replace function df._nodes(instance text)
 returns table (
     id text, node_type text, query text, result_name text, left_node text, right_node text, status text, result jsonb,
     error text, status_details jsonb, inferred text, because text, updated_at timestamptz)
@@ -12,7 +12,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 #variable_conflict use_column
 declare
-    target uuid := df._find(_nodes.id);
+    target uuid := df._find(instance);
     run record;
     r record;
     last int;
@@ -38,6 +38,7 @@ declare
     c int;
     chosen int;
     other int;
+    j int;
 begin
     select d.graph, df._status(i.id) as status, i.output, i.error ->> 'message' as message, i.created_at into run
       from df.runs x join df.graphs d on d.version = x.version join @extschema@.instances i on i.id = x.instance_id
@@ -193,7 +194,7 @@ begin
         result := case when status = 'failed' then to_jsonb(error) when status <> 'completed' then null
             else df._shape(coalesce(df._leaf_result(r.node_type, r.query, val[last]), res[last])) end;
         status_details := case when place[last] is not null or busy[last]
-                               then jsonb_build_object('execution_id', _nodes.id || '::1') end;
+                               then jsonb_build_object('execution_id', instance || '::1') end;
         updated_at := coalesce(at[last], run.created_at);
         return next;
     end loop;

@@ -4,6 +4,6 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-    raise exception using errcode = '22023', message = message, hint = 'Let the value come from one reference, or be constant.';
+    raise exception using errcode = '22023', message = message, hint = 'select df.explain(...) shows the graph.';
 end
 $$;

@@ -8,7 +8,9 @@ declare
 begin
     if jsonb_typeof(value) = 'object' then
         return case when value ? 'row_count' then '{"rows": []}' || (value - 'columns') else value end;
-    elsif jsonb_typeof(value) = 'array' and value @? '$[*] ? (@.type() == "object" && exists(@.row_count) || @.type() == "array")' then
+    elsif jsonb_typeof(value) = 'array'
+          and value @? '$[*] ? (@.type() == "object" && exists(@.row_count) || @.type() == "array")'
+    then
         select jsonb_agg(df._shape(e.value) order by e.n) into found_value
           from jsonb_array_elements(value) with ordinality as e (value, n);
         return found_value;

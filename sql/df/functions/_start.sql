@@ -24,7 +24,8 @@ begin
     elsif database <> current_database() then
         if exists (select from pg_database d where d.datname = database) then
             raise exception using errcode = '0A000',
-                message = format('instances of database %L are started there, not from database %L', database, current_database()),
+                message = format('instances of database %L are started there, not from %L', database,
+                                 current_database()),
                 hint = 'Install pgdurable in that database and call df.start there, over dblink if need be.';
         end if;
         raise exception using errcode = '3D000', message = format('database %L does not exist', database),

@@ -1,6 +1,7 @@
 -- df.start in a transaction of its own: over a connection of dblink, as the caller, which commits before this returns.
 --
--- It connects as pgdurable.df_connection says, else over the server's own socket. Raises: 0A000 without dblink; 08001 where it cannot connect.
+-- It connects as pgdurable.df_connection says, else over the server's own socket. Raises: 0A000 without dblink; 08001 where
+-- it cannot connect.
 create or replace function df._start_apart(fut text, label text, database text) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -21,7 +22,7 @@ begin
             hint = 'A step of its own can start it: it commits before the next one begins.';
     elsif place is null then
         raise exception using errcode = '0A000', message = 'transaction_mode new needs the extension dblink',
-            hint = 'create extension dblink; then set pgdurable.df_connection where the server''s own socket asks for a password.';
+            hint = 'create extension dblink; and where the server''s own socket asks for a password, set pgdurable.df_connection.';
     end if;
     begin
         execute format('select r.id from %s.dblink($1, $2) as r (id text)', place) into chosen

@@ -21,7 +21,8 @@ begin
             select f.*, s.place || (case f.role when 'condition' then case s.node_type when 'IF' then 0 else 3 end
                                                 when 'left' then 1 when 'right' then 2 else 4 + f.n end),
                    case f.role when 'left' then 1 when 'right' then 2
-                               else (2 + (select count(*) from f e where e.up = f.up and e.role = 'extra' and e.n <= f.n))::int end
+                               else (2 + (select count(*) from f e
+                                           where e.up = f.up and e.role = 'extra' and e.n <= f.n))::int end
               from shown s join f on f.up = s.n)
         select * from shown order by place
     loop
@@ -31,13 +32,14 @@ begin
             leads[1] := '';
         elsif types[r.up + 1] = 'THEN' then
             indents[r.n + 1] := indents[r.up + 1];
-            leads[r.n + 1] := case r.role when 'left' then leads[r.up + 1] else '→ ' end;
+            leads[r.n + 1] := case r.role when 'left' then leads[r.up + 1] else df._sign('then') || ' ' end;
         else
             inner_indent := indents[r.up + 1] || '    ';
             head := case types[r.up + 1]
-                when 'IF' then case r.role when 'condition' then '? condition:' when 'left' then '✓ then:' else '✗ else:' end
-                when 'LOOP' then case r.role when 'left' then '↻ body:' else '? while:' end
-                else format('║ branch %s:', r.branch) end;
+                when 'IF' then case r.role when 'condition' then '? condition:' when 'left' then df._sign('completed') || ' then:'
+                                      else df._sign('failed') || ' else:' end
+                when 'LOOP' then case r.role when 'left' then df._sign('body') || ' body:' else '? while:' end
+                else format('%s branch %s:', df._sign('branch'), r.branch) end;
             lines := lines || (inner_indent || head);
             indents[r.n + 1] := inner_indent || '  ';
             leads[r.n + 1] := '';

@@ -10,7 +10,7 @@ declare
     node pg_catalog.text;
 begin
     if asked OPERATOR(pg_catalog.~) '^[0-9a-f]{8}$' then
-        return coalesce(df._explain_instance(asked), pg_catalog.format('Instance %s not found', pg_catalog.quote_literal(asked)));
+        return coalesce(df._explain_instance(asked), pg_catalog.format('Instance %L not found', asked));
     elsif pg_catalog.left(asked, 1) OPERATOR(pg_catalog.=) '{' then
         node := asked;
     elsif asked OPERATOR(pg_catalog.~) '(~>|\|=>|\?>|!>|@>|\mdf\.)' then
@@ -19,7 +19,10 @@ begin
         exception when others then
             return pg_catalog.format('Failed to evaluate expression: %s', sqlerrm);
         end;
-    elsif asked OPERATOR(pg_catalog.~*) '^(select|insert|update|delete|merge|with|create|alter|drop|call|do|truncate|grant|revoke|explain|values|table)\M' then
+    elsif pg_catalog.lower(pg_catalog.split_part(pg_catalog.translate(asked, E'\t\n\r', '   '), ' ', 1)) in (
+        'select', 'insert', 'update', 'delete', 'merge', 'with', 'create', 'alter', 'drop', 'call', 'do', 'truncate', 'grant',
+        'revoke', 'explain', 'values', 'table')
+    then
         node := asked;
     else
         return 'Cannot explain this: it is no instance, node, statement or expression of df.';

@@ -18,7 +18,8 @@ begin
         begin
             perform @extschema@.admit_submitter(p_role);
         exception when insufficient_privilege then
-            raise notice 'steps of % run when an administrator has called @extschema@.admit_submitter(%)', p_role, quote_literal(p_role);
+            raise notice 'steps of % run when an administrator has called @extschema@.admit_submitter(%)', p_role,
+                quote_literal(p_role);
         end;
     end if;
 end

@@ -1,6 +1,7 @@
 -- The instances of the caller, the newest first.
 --
--- Arguments: `status_filter`: pending, running, completed, failed or cancelled; null: any. Raises: 22023 for a limit that is none.
+-- Arguments: `status_filter`: pending, running, completed, failed or cancelled; null: any.
+-- Raises: 22023 for a limit that is none.
 create or replace function df.list_instances(status_filter text default null, limit_count int default 100)
 returns table (instance_id text, label text, function_name text, status text, execution_count bigint, output text)
 language plpgsql stable security definer

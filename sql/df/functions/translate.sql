@@ -9,14 +9,15 @@ declare
     r record;
     nodes jsonb[] := '{}';
     used bool[] := '{}';
+    looped bool[] := '{}';
     parts jsonb[];
     types text[] := '{}';
     into_it jsonb;
-    one jsonb;
 begin
     for r in select f.* from df._flatten(graph) f loop
         nodes := nodes || to_jsonb(r);
         types := types || r.node_type;
+        looped := looped || (r.node_type = 'LOOP' or coalesce(looped[r.up + 1], false));
         used := used || (r.up is null or r.result_name is not null or r.role = 'condition'
                          or (used[r.up + 1] and not (r.role = 'left' and types[r.up + 1] = 'THEN')));
     end loop;
@@ -27,6 +28,11 @@ begin
             id text, node_type text, query text, result_name text, left_node text, right_node text, condition_node text,
             extra_nodes text[]);
         into_it := case when r.result_name is null then '{}' else jsonb_build_object('into', r.result_name) end;
+        if r.node_type = 'BREAK' and not looped[i] then
+            parts[i] := jsonb_build_object('op', 'sql', 'name', r.id,
+                                           'query', 'select df._refuse(''df.break has no loop around it'')');
+            continue;
+        end if;
         parts[i] := case r.node_type
             when 'THEN' then jsonb_build_object('op', 'seq', 'steps', df._steps(df._part(parts, r.left_node))
                                                                     || df._steps(df._part(parts, r.right_node))) || into_it
