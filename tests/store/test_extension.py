@@ -8,7 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -41,6 +41,7 @@ class Server:
     dsn: str
     pg_config: Path
     original: Path  # its programs where they really are: pg_dump, psql
+    crash: Callable[[], None]  # at once, and up again
 
     @property
     def folder(self) -> Path:
@@ -70,8 +71,8 @@ def _server(request: pytest.FixtureRequest) -> Iterator[Server]:
     # Not in pytest's folder, which another run closes to the server's account again.
     with tempfile.TemporaryDirectory(prefix="pgdurable-server-") as folder:
         bin_dir = relocate(request.param, Path(folder))
-        with serving(bin_dir) as dsn:
-            yield Server(dsn, bin_dir / "pg_config", request.param)
+        with serving(bin_dir) as (dsn, crash):
+            yield Server(dsn, bin_dir / "pg_config", request.param, crash)
 
 
 @pytest.fixture
@@ -363,6 +364,31 @@ def test_it_is_updated(
         for one in (database, other):
             uninstall(one.dsn, roles=True)
     assert database.left() == []
+
+
+def test_a_crash_in_the_middle_of_an_update_leaves_the_old_version(
+    server: Server, database: Database, other: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database.rows("create extension pgdurable")
+    asyncio.run(begin(database.dsn))
+    before = describe(database.conn, "durable")
+    monkeypatch.setattr(extension_files, "FIRST", latest_version())
+    newer = _more(monkeypatch, MORE)
+    server.install()
+    database.rows("begin")
+    database.rows("alter extension pgdurable update")
+    other.rows("begin")
+    other.rows("create extension pgdurable")
+    server.crash()
+    for one, version in ((database, [(LATEST,)]), (other, [])):
+        one.conn.close()
+        one.conn = psycopg.connect(one.dsn, autocommit=True)
+        assert one.rows("select extversion from pg_extension where extname = 'pgdurable'") == version
+    assert describe(database.conn, "durable") == before
+    assert other.left() == []
+    database.rows("alter extension pgdurable update")
+    assert database.rows("select extversion from pg_extension where extname = 'pgdurable'") == [(newer,)]
+    asyncio.run(finish(database.dsn))
 
 
 def test_a_script_is_for_one_version(server: Server, database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
