@@ -92,9 +92,9 @@ class Customer:
             await asyncio.sleep(pauses[letter])
             if not await self._send(handle, token, letter):
                 break
-        await asyncio.gather(*(self._ask(handle, token, n, pauses[n]) for n in range(kind.asks(args))))
         if kind.asks(args):
-            await self._ask(handle, token, kinds.NO_DEPOSIT, 0.0)
+            await self._ask(handle, token, kinds.NO_DEPOSIT, 0.0)  # first: there is one who can reject it
+            await asyncio.gather(*(self._ask(handle, token, n, pauses[n]) for n in range(kind.asks(args))))
             await self._read(handle, token)
         await self._result(handle, token)
         await asyncio.sleep(pauses[-1])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import uuid
+from typing import Any
 
 import psycopg
 import pytest
@@ -32,17 +33,21 @@ FUNCTION = {
 }  # fmt: skip
 
 
+def functions_of(conn: psycopg.Connection[Any], schema: str) -> list[tuple[int, str, str]]:
+    """(oid, name, text) of each; several may have one name."""
+    query = (
+        "select p.oid, p.proname, pg_get_functiondef(p.oid) from pg_proc p"
+        " where p.pronamespace = %s::regnamespace and p.prokind in ('f', 'p')"
+    )
+    return conn.execute(query, (schema,)).fetchall()
+
+
 @pytest.mark.parametrize("name", MUTATIONS)
 def test_texts_are_changed_and_still_accepted(dsn: str, schema: str, name: str) -> None:
     before = dict(named_queries("flush", schema))
     migrate(dsn, schema)
     with psycopg.connect(dsn, autocommit=True) as conn:
-        functions = dict(
-            conn.execute(
-                "select p.proname, pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = %s::regnamespace",
-                (schema,),
-            ).fetchall()
-        )
+        functions = {oid: text for oid, _, text in functions_of(conn, schema)}
         apply(name, schema)
         install(name, conn, schema)
         after = named_queries("flush", schema)
@@ -51,11 +56,8 @@ def test_texts_are_changed_and_still_accepted(dsn: str, schema: str, name: str) 
             conn.pgconn.prepare(f"mutated {number}".encode(), after[text].encode())
             done = conn.execute("select count(*) from pg_prepared_statements where name = %s", (f"mutated {number}",))
             assert done.fetchone() == (1,), f"{text}: {after[text]}"
-        now = conn.execute(
-            "select p.proname, pg_get_functiondef(p.oid) from pg_proc p where p.pronamespace = %s::regnamespace",
-            (schema,),
-        ).fetchall()
-        assert {function for function, text in now if functions[function] != text} == {FUNCTION[name]} - {None}
+        changed = {function for oid, function, text in functions_of(conn, schema) if functions[oid] != text}
+        assert changed == {FUNCTION[name]} - {None}
 
 
 def test_without_a_mutation_nothing_is_changed() -> None:

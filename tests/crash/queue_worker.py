@@ -10,6 +10,7 @@ import pgdurable as pgd
 
 @pgd.step
 async def send(n: int) -> int:
+    print("runs", flush=True)  # for whoever waits for that
     await asyncio.sleep(0.03)
     return n
 

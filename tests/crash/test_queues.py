@@ -44,17 +44,19 @@ create trigger witness after update of owner on @.instances for each statement e
 
 @contextlib.asynccontextmanager
 async def killed_again_and_again(dsn: str, schema: str, chance: random.Random) -> AsyncIterator[list[int]]:
-    """Worker processes, each killed after a while and started anew."""
+    """Worker processes, each killed a while after it has begun to work, and started anew."""
     deaths: list[int] = []
 
     async def one() -> None:
         while True:
             package = __package__ if __package__.startswith("tests.") else f"tests.{__package__}"
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-m", f"{package}.queue_worker", dsn, schema, cwd=ROOT
+                sys.executable, "-m", f"{package}.queue_worker", dsn, schema, cwd=ROOT, stdout=asyncio.subprocess.PIPE
             )
             try:
-                lives = chance.uniform(1.5, 4.0) if len(deaths) < 6 else 600.0
+                assert process.stdout is not None
+                await process.stdout.readline()  # it runs a step
+                lives = chance.uniform(0.1, 2.0) if len(deaths) < 6 else 600.0
                 with contextlib.suppress(asyncio.TimeoutError):
                     await asyncio.wait_for(process.wait(), lives)
             finally:
