@@ -319,8 +319,10 @@ begin
                     'result', @extschema@.env_entry(last)))));
             pc := pc + 1;
         elsif op = 'fork' then
+            -- Not with the number and the attempt of the step it was saved at last: that one is done.
             st := jsonb_set(st || jsonb_build_object('seq', seq, 'env', env), array['threads', tid],
-                            (st #> array['threads', tid]) - 'wait' || jsonb_build_object('pc', pc, 'env', coalesce(own, '{}')));
+                            (st #> array['threads', tid]) - '{wait,att,seq}'::text[]
+                            || jsonb_build_object('pc', pc, 'env', coalesce(own, '{}')));
             st := @extschema@.run_fork(st, tid, ins, last, (usual ->> 'max_parallel')::int);
             tid := null;
         elsif op = 'end' and tid <> '0' then

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from store.namespace import Namespace
 
-from .machine import Machine
+from .machine import QUICK, Machine
 
 Eventually = Callable[..., None]
 SLOW = {"op": "sleep", "seconds": 3600}
@@ -72,3 +72,18 @@ def test_a_slow_statement_does_not_hold_up_a_branch_that_waited(m: Machine, even
         for each in working:
             each.exception()
     assert m.ledger() == ["quick"]
+
+
+def test_commands_behind_a_fork_have_numbers_and_attempts_of_their_own(m: Machine) -> None:
+    """The step before it was saved under way: with its number, and as a second attempt."""
+    m.ns.rows("create sequence @.tries")
+    retried = {"op": "sql", "query": "select 1 / (nextval('tries') - 1)", "timeout": 60, "retry": QUICK}
+    fork = {"op": "parallel", "branches": ["select 1", "select 2"]}
+    id = m.run(["select 0", retried, fork, {"op": "sleep", "seconds": 0}, "select 3"])
+    m.output(id)
+    rows = m.ns.rows(
+        "select seq, kind, attempt from @.history where instance_id = %s and seq is not null order by seq, event_id", id
+    )
+    assert rows == [
+        (0, "step", 1), (1, "attempt", 1), (1, "step", 2), (2, "step", 1), (3, "step", 1), (4, "timer", 1), (5, "step", 1),
+    ]  # fmt: skip
