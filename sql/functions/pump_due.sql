@@ -47,6 +47,9 @@ begin
         return null;
     end if;
     first := @extschema@.next_due(names, array_fill(null::timestamptz, array[cardinality(names)]), queues);
+    -- What a schedule is to start.
+    first := least(first, (select extract(epoch from s.next_at - clock_timestamp()) from @extschema@.schedules s
+                            where s.next_at is not null and s.workflow = any (names) order by s.next_at limit 1));
     return case when first < 0 then 0 else first end;
 end
 $$;

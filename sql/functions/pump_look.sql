@@ -32,6 +32,8 @@ begin
     end if;
     return pump || jsonb_build_object(
         'look_at', extract(epoch from clock_timestamp()) + 1, 'usual', @extschema@.usual_policy(), 'tasks_full', true,
+        'tick_at', (select extract(epoch from s.next_at) from @extschema@.schedules s
+                     where s.next_at is not null and s.workflow = any (names) order by s.next_at limit 1),
         'names', to_jsonb(names), 'versions', to_jsonb(versions), 'current', to_jsonb(is_current),
         'queues', coalesce(nullif(pump -> 'listens', 'null'), (
             with recursive q (name) as (

@@ -22,10 +22,21 @@ declare
     outcome text;
     ran int := 0;
     tasks_outcome text;
+    tick_at timestamptz;
     message text;
 begin
     if coalesce((pump ->> 'look_at')::float8, 0) <= extract(epoch from at) then
         pump := @extschema@.pump_look(pump);
+    end if;
+    if (pump ->> 'tick_at')::float8 <= extract(epoch from clock_timestamp()) then
+        select s.looked, s.next_at into ran, tick_at from @extschema@.start_scheduled(me) s;
+        -- What others are writing just now is looked at again in a moment.
+        pump := pump || jsonb_build_object('tick_at', greatest(
+            extract(epoch from tick_at), extract(epoch from clock_timestamp()) + 0.02));
+        if ran > 0 then
+            -- Committed at once: a schedule is not to stay locked while steps run.
+            return pump || '{"idle": 0}';
+        end if;
     end if;
     if pump ? 'tasks_turn' then
         -- In a turn of its own: tasks that this pump has just handed out are there for all pumps once that is committed.

@@ -4,7 +4,7 @@
 -- is passed over: whoever wrote it, or the next look, sees to it. So a tick is started once, whoever computed it how
 -- often. The instances' ids follow from the schedule's name and the tick besides: a tick that has its instance gets no
 -- other, also by a backfill.
--- Arguments: an array of objects: name, revision; `starts` [{id, key, tick, input}], `cancel` [id];
+-- Arguments: `worker`: null where the database itself has worked it out (start_scheduled). `ticks`: an array of objects: name, revision; `starts` [{id, key, tick, input}], `cancel` [id];
 -- `keep` (of `running`), and the new tick_at, next_at, buffered, requests, note (it pauses), skipped and missed (to add).
 -- Locks: the worker's fence; the rows of these schedules, skipping those that are locked; new keys' index entries.
 -- Returns: of each schedule that was written its name and how many instances it made; of one that could not be, the
@@ -24,7 +24,9 @@ declare
     latest uuid;
     latest_at timestamptz;
 begin
-    perform @extschema@.fence(worker);
+    if worker is not null then
+        perform @extschema@.fence(worker);
+    end if;
     for plan in
         select t.* from jsonb_to_recordset(ticks) as t (
             name text, revision bigint, starts jsonb, cancel uuid[], keep uuid[], tick_at timestamptz,
