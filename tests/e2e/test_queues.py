@@ -394,7 +394,9 @@ async def test_from_queue_to_running_in_milliseconds(ns: Namespace, limits: Any)
             took
             for (took,) in ns.sql("select extract(epoch from taken_at - created_at)::float8 * 1000 from @.instances")
         )
-        assert took[len(took) // 2] < 50  # 2 to 3 ms on a machine that does nothing else
+        # 5 to 6 ms with three times as much to do as there are cores (benchmarks/bench_queue.py); a look without the
+        # hint would come after seconds.
+        assert took[len(took) // 2] < 50
 
 
 async def test_without_hints_polling_finds_what_is_queued(ns: Namespace) -> None:
