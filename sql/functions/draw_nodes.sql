@@ -10,8 +10,8 @@ as $$
     , tree as (
         select n.*, ''::text as stem, ''::text as branch from node n where n.parent is null
         union all
-        select c.*, t.stem || case when t.parent is null then '' when t.youngest then '   ' else '│  ' end,
-               case when c.youngest then '└─ ' else '├─ ' end
+        select c.*, t.stem || case when t.parent is null then '' when t.youngest then '   ' else '|  ' end,
+               case when c.youngest then '`- ' else '|- ' end
           from tree t join node c on c.parent = t.n)
     select concat(t.stem, t.branch, case when t.slot !~ '^\d*$' then t.slot || ': ' end, @extschema@.node_title(t.node),
                   '   ' || (said ->> t.n::text))

@@ -49,7 +49,7 @@ begin
             message = format('instance %L is of workflow %L, which is not one in SQL', id, one.workflow),
             hint = 'Its steps are in @extschema@.steps; pgdurable show draws them.';
     end if;
-    return next concat(one.workflow, ' version ' || one.version, ': ', one.status, ': ' || one.error);
+    return query select concat(one.workflow, ' version ' || one.version, ': ', one.status, ': ' || one.error);
     return query select d from @extschema@.draw_nodes(one.definition, @extschema@.node_states(target)) as d;
 end
 $$;

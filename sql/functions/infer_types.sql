@@ -19,7 +19,7 @@ declare
     single text := statement;
     text text := statement;
     place int;
-    only_one refcursor;
+    only_one text;
 begin
     for place in 1 .. cardinality(given) loop
         single := replace(single, E'\x01' || place || E'\x01', case when names[place] is null then ' null '
@@ -30,8 +30,9 @@ begin
                 format(' (%s)', array_to_string(names, ', ', 'pg_catalog.unknown')) else '' end || ' as ' || text;
     begin
         perform pg_catalog.set_config('search_path', infer_types.search_path, true);
-        open only_one for execute 'explain ' || single;
-        close only_one;
+        for only_one in execute 'explain ' || single loop
+            exit;
+        end loop;
         execute text;
         perform pg_catalog.set_config('search_path', 'pg_catalog, pg_temp', true);
         select p.parameter_types::oid[] into types from pg_prepared_statements p where p.name = probe;

@@ -24,21 +24,21 @@ def test_a_definition_is_drawn_as_a_tree(ns: Namespace) -> None:
         @.for_each('$o.*', @.call('ship', '["$item.id"]'), max_parallel => 4))"""
     assert lines(ns, definition) == [
         "seq",
-        "├─ sql select id from orders -> $o",
-        "├─ if",
-        "│  ├─ when: sql select $o",
-        "│  ├─ then: parallel",
-        "│  │  ├─ sql select 1",
-        "│  │  └─ sql select 2",
-        "│  └─ else: third: sql select 3 [at most 3 attempts] [timeout 5 s]",
-        "├─ loop",
-        "│  └─ body: seq",
-        "│     ├─ sleep 00:01:30",
-        "│     └─ break",
-        "└─ for_each $item in $o.* (4 at once)",
-        '   └─ body: call ship("$item.id")',
+        "|- sql select id from orders -> $o",
+        "|- if",
+        "|  |- when: sql select $o",
+        "|  |- then: parallel",
+        "|  |  |- sql select 1",
+        "|  |  `- sql select 2",
+        "|  `- else: third: sql select 3 [at most 3 attempts] [timeout 5 s]",
+        "|- loop",
+        "|  `- body: seq",
+        "|     |- sleep 00:01:30",
+        "|     `- break",
+        "`- for_each $item in $o.* (4 at once)",
+        '   `- body: call ship("$item.id")',
     ]
-    assert lines(ns, "%s", '["select 1"]') == ["seq", "└─ sql select 1"]
+    assert lines(ns, "%s", '["select 1"]') == ["seq", "`- sql select 1"]
 
 
 def test_an_instance_is_drawn_with_what_became_of_each_node(m: Machine) -> None:

@@ -85,5 +85,6 @@ def test_commands_behind_a_fork_have_numbers_and_attempts_of_their_own(m: Machin
         "select seq, kind, attempt from @.history where instance_id = %s and seq is not null order by seq, event_id", id
     )
     assert rows == [
-        (0, "step", 1), (1, "attempt", 1), (1, "step", 2), (2, "step", 1), (3, "step", 1), (4, "timer", 1), (5, "step", 1),
+        (0, "step", 1), (1, "attempt", 1), (1, "step", 2), (2, "step", 1), (3, "step", 1), (4, "timer", 1),
+        (5, "step", 1),
     ]  # fmt: skip

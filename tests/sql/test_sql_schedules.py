@@ -117,9 +117,10 @@ def test_what_is_done_is_what_workers_in_python_do(machine: Machine, seed: int) 
         wanted = plan(due)
         ns.rows(
             "insert into @.schedules (name, workflow, definition, input, submitted_by, next_at, since, tick_at, paused,"
-            " buffered, requests, last_at, running) values (%s, %s, %s, '{}', current_user, null, %s, %s, %s, %s, %s, %s,"
-            " %s::uuid[])",
-            name, runs, Jsonb(definition), since, tick_at, paused, buffered, Jsonb(requests), last_at, list(running),
+            " buffered, requests, last_at, running) values (%s, %s, %s, '{}', current_user, null, %s, %s, %s, %s, %s,"
+            " %s, %s::uuid[])",
+            name, runs, Jsonb(definition), since, tick_at, paused, buffered, Jsonb(requests), last_at,
+            list(running),
         )  # fmt: skip
         found = ns.one("select @.plan_ticks(s, %s) from @.schedules s where s.name = %s", NOW, name)
         told = (n, definition, wanted, found)
@@ -138,7 +139,7 @@ def test_a_cron_that_is_none_is_none_for_both(machine: Machine) -> None:
     with pytest.raises(PgDurableError):
         Times({"cron": "61 * * * *"}, "x")
     with pytest.raises(psycopg.Error, match="61"):
-        machine.ns.rows("select @.tick_next('{\"cron\": \"61 * * * *\"}', now())")
+        machine.ns.rows('select @.tick_next(\'{"cron": "61 * * * *"}\', now())')
 
 
 # -- by pumps
@@ -169,7 +170,7 @@ def test_a_cron_in_its_zone(machine: Machine) -> None:
     name = machine.define([note("$scheduled_at")])
     ns.rows("select @.schedule('daily', %s, cron => '30 2 * * *', tz => 'Europe/Berlin', catch_up => '100 days')", name)
     ns.rows("update @.schedules set since = '2026-01-01 00:00+00', next_at = now(), tick_at = null")
-    ns.rows("update @.schedules set definition = definition || '{\"overlap\": \"allow\"}'")
+    ns.rows('update @.schedules set definition = definition || \'{"overlap": "allow"}\'')
     # As of the first days of the year: what is due lies in them.
     found = ns.one("select @.plan_ticks(s, '2026-01-03 12:00+01') -> 'starts' from @.schedules s")
     assert [datetime.fromisoformat(t).astimezone(UTC).isoformat() for t in found] == [
@@ -197,9 +198,7 @@ def test_once_per_tick_over_all_pumps(machine: Machine) -> None:
     for thread in threads:
         thread.join()
     assert failed == []
-    made = ns.rows(
-        "select (i.labels ->> 'scheduled_at')::timestamptz, i.created_at from @.instances i order by 1"
-    )
+    made = ns.rows("select (i.labels ->> 'scheduled_at')::timestamptz, i.created_at from @.instances i order by 1")
     assert len(made) >= 12
     anchor = datetime.fromisoformat(row(ns, "beat", "definition ->> 'anchor'"))
     assert [tick for tick, _ in made] == [anchor + n * timedelta(seconds=0.2) for n in range(1, len(made) + 1)]

@@ -10,6 +10,7 @@ import re
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from pgdurable._store.sql import split_commands, sql_files, substitute
 from pgdurable.errors import SchemaError
@@ -74,7 +75,8 @@ def install(cur: psycopg.Cursor[Any], schema: str) -> bool:
     for command in commands:
         cur.execute(command.encode())
     cur.execute("set local check_function_bodies = on")
-    cur.execute(f"comment on schema df is '{_COMMENT.format(schema=schema, digest=digest)}'".encode())
+    said = sql.Literal(_COMMENT.format(schema=schema, digest=digest))
+    cur.execute(sql.SQL("comment on schema df is {}").format(said))
     return True
 
 

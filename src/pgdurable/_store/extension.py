@@ -10,6 +10,7 @@ from importlib.resources import files
 from typing import Any
 
 import psycopg
+from psycopg import sql
 
 from pgdurable._store import roles
 from pgdurable._store.sql import substitute
@@ -61,7 +62,7 @@ def update(cur: psycopg.Cursor[Any], schema: str, there: Installed, latest: int)
             detail=f"Expected a path to version {latest}, found none.",
             hint=f"On the server's machine: pgdurable extension --schema {schema}, then run this again.",
         )
-    cur.execute(f"alter extension pgdurable update to '{latest}'".encode())
+    cur.execute(sql.SQL("alter extension pgdurable update to {}").format(sql.Literal(str(latest))))
 
 
 def take_in(cur: psycopg.Cursor[Any], schema: str) -> None:
