@@ -22,9 +22,8 @@ begin
         case ins ->> 'o'
         when 'sql' then
             began := clock_timestamp();
-            begin
-                last := @extschema@.run_step(target, ins, env || named, path, runner, workflow);
-            end;
+            last := case when ins ? 'given' then ins -> 'given'
+                         else @extschema@.run_step(target, ins, env || named, path, runner, workflow) end;
             rows := rows || jsonb_build_object('n', ins -> 'n', 'name', ins -> 'name', 'result', last,
                                                'ms', extract(epoch from clock_timestamp() - began) * 1000);
             into_name := ins ->> 'into';

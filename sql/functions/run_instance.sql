@@ -43,6 +43,11 @@ declare
     limit_s float8;
     later float8;
     kept jsonb;
+    -- A copy made by fork: what history holds of it is not run, but given.
+    replays boolean := false;
+    feed @extschema@.history[];
+    fed int := 0;
+    done boolean;
 begin
     steps := 0;
     select x.workflow, x.version, x.input, x.submitted_by, x.deadline, x.created_at, x.started_at, x.queue, w.program,
@@ -60,7 +65,8 @@ begin
     path := i.program ->> 'path';
     handler := (i.program ->> 'on_error')::int;
     st := i.state;
-    if st is null then
+    if st is null or st ? 'replay' then
+        replays := st is not null;
         st := @extschema@.run_start(case when i.input ? '$pgdurable:aside' then @extschema@.whole(target, i.input) else i.input end);
     else
         st := @extschema@.run_again(worker, target, st);
@@ -77,7 +83,11 @@ begin
     if i.deadline is null then
         i.deadline := @extschema@.run_deadline(worker, target, i.started_at, (i.policies ->> 'deadline')::float8, usual);
     end if;
-    if i.has_events or i.state is not null or i.deadline <= clock_timestamp() then
+    if replays then
+        feed := array(select h from @extschema@.history h
+                       where h.instance_id = target and h.seq is not null
+                         and h.kind in ('step', 'attempt', 'timer', 'signal', 'child', 'child_end') order by h.event_id);
+    elsif i.has_events or i.state is not null or i.deadline <= clock_timestamp() then
         st := @extschema@.run_wake(target, st, usual, handler, i.deadline);
         if st ? 'asked' then
             perform @extschema@.run_save(worker, target, st - 'asked', false);
@@ -103,6 +113,15 @@ begin
              order by (t.value #>> '{wait,got,n}')::bigint, t.key::int
              limit 1;
             if tid is null then
+                if replays then
+                    select f.state, f.fed, f.done into st, fed, done from @extschema@.run_feed(target, st, feed, fed, code) f;
+                    exit steps when done and st -> 'threads' = '{}';
+                    continue steps when not done;
+                    -- What has come for it meanwhile is looked at first.
+                    st := st || jsonb_build_object('seq', seq, 'env', env);
+                    outcome := 'more';
+                    exit steps;
+                end if;
                 kept := @extschema@.run_ready(st);
                 exit steps when kept is null;
                 st := kept;
@@ -137,9 +156,15 @@ begin
                     att := greatest(att, (got ->> 'attempt')::int);
                 end if;
                 did := @extschema@.run_woken(ins, got);
-            elsif op <> 'sql' and op <> 'atomic' or not alone and op = 'sql' then
-                th := @extschema@.run_wait(target, i.submitted_by, i.queue, ins, path, limit_s, my_seq, att,
-                                           case when own is null then env else env || own end);
+                if got ? 'given' then
+                    did.result := @extschema@.run_atomic(
+                        target, @extschema@.run_given(code, pc, got -> 'given'), pc, last,
+                        case when own is null then env else env || own end, path, runner, i.workflow);
+                end if;
+            elsif replays or op <> 'sql' and op <> 'atomic' or not alone and op = 'sql' then
+                th := case when replays then jsonb_build_object('wait', jsonb_build_object('k', 'replay', 'seq', my_seq))
+                           else @extschema@.run_wait(target, i.submitted_by, i.queue, ins, path, limit_s, my_seq, att,
+                                                     case when own is null then env else env || own end) end;
                 if th ? 'error' then
                     did := @extschema@.run_woken(ins, th);
                 else
@@ -183,33 +208,39 @@ begin
                                     else 'stop' end;
                     exit steps;
                 end if;
-                if op = 'atomic' and did.error is null then
-                    -- All of its steps, with their numbers; it has none of its own.
-                    seq := my_seq + jsonb_array_length(did.result -> 'rows');
+            end if;
+            if op = 'atomic' and did.error is null then
+                -- All of its steps, with their numbers; it has none of its own.
+                seq := my_seq + jsonb_array_length(did.result -> 'rows');
+                if not replays then
                     rows := rows || array(
                         select row(target, now(), ev + r.n, my_seq + r.n - 1, (r.value ->> 'n')::int, (r.value ->> 'ms')::real, att,
                                    'step', r.value ->> 'name', r.value -> 'result', null)::@extschema@.history
                           from jsonb_array_elements(did.result -> 'rows') with ordinality as r (value, n) order by r.n);
                     ev := ev + jsonb_array_length(did.result -> 'rows');
-                    pc := did.result -> 'pc';
-                    last := did.result -> 'last';
-                    if is_main then
-                        env := env || (did.result -> 'env');
-                    else
-                        own := coalesce(own, '{}') || (did.result -> 'env');
-                    end if;
-                    my_seq := null;
-                    att := 1;
-                    continue steps;
                 end if;
+                pc := did.result -> 'pc';
+                last := did.result -> 'last';
+                if is_main then
+                    env := env || (did.result -> 'env');
+                else
+                    own := coalesce(own, '{}') || (did.result -> 'env');
+                end if;
+                got := null;
+                my_seq := null;
+                att := 1;
+                continue steps;
             end if;
+            kept := got;
             got := null;
             if did.error is null then
-                ev := ev + 1;
-                rows := rows || row(
-                    target, now(), ev, my_seq, (ins ->> 'n')::int, did.ms::real, att, did.kind, did.name,
-                    case when pg_column_size(did.result) > 1000 then @extschema@.put_aside(target, did.result)
-                         else did.result end, null)::@extschema@.history;
+                if not replays then
+                    ev := ev + 1;
+                    rows := rows || row(
+                        target, now(), ev, my_seq, (ins ->> 'n')::int, did.ms::real, att, did.kind, did.name,
+                        case when pg_column_size(did.result) > 1000 then @extschema@.put_aside(target, did.result)
+                             else did.result end, null)::@extschema@.history;
+                end if;
                 last := did.result;
                 pc := pc + 1;
                 my_seq := null;
@@ -224,16 +255,20 @@ begin
                 end if;
                 continue steps;
             end if;
-            later := case when did.retriable then @extschema@.retry_wait(
+            later := case when not did.retriable then null when replays then 0 else @extschema@.retry_wait(
                 ins -> 'retry', usual, att, did.error ->> 'sqlstate') end;
-            if later is not null and did.error ? 'retry_in' then
+            if later is not null and did.error ? 'retry_in' and not replays then
                 -- The other side has said when.
                 later := least(greatest((did.error ->> 'retry_in')::float8, 0), 86400);
             end if;
-            ev := ev + 1;
-            rows := rows || row(
-                target, now(), ev, my_seq, (ins ->> 'n')::int, did.ms::real, att, case when later is null then did.kind else 'attempt' end,
-                did.name, null, did.error)::@extschema@.history;
+            if replays then
+                ev := kept ->> 'event';
+            else
+                ev := ev + 1;
+                rows := rows || row(
+                    target, now(), ev, my_seq, (ins ->> 'n')::int, did.ms::real, att,
+                    case when later is null then did.kind else 'attempt' end, did.name, null, did.error)::@extschema@.history;
+            end if;
             st := st || jsonb_build_object('seq', seq, 'env', env);
             st := jsonb_set(st, array['threads', tid], jsonb_strip_nulls(jsonb_build_object(
                     'pc', pc, 'env', own, 'fr', st #> array['threads', tid, 'fr'],
@@ -267,7 +302,7 @@ begin
         elsif op = 'jmp' then
             pc := ins ->> 'to';
             -- A loop of nothing but values would never look at the time.
-            if clock_timestamp() >= until then
+            if clock_timestamp() >= until and not replays then
                 outcome := 'more';
                 exit steps;
             end if;

@@ -18,6 +18,11 @@ begin
         retriable := coalesce((error ->> 'retryable')::boolean, true);
         kind := case when got ->> 'what' = 'started' then 'child' else kind end;
         error := case when error is not null then error || jsonb_build_object('step', name) end;
+    when 'replayed' then
+        result := coalesce(got -> 'output', 'null');
+        retriable := (got ->> 'again')::boolean;
+        kind := got ->> 'kind';
+        name := coalesce(got ->> 'name', name);
     when 'signal' then
         result := jsonb_build_object('timed_out', got ? 'timed_out', 'data', coalesce(got -> 'payload', 'null'));
         kind := case when got ? 'timed_out' then 'timer' else kind end;

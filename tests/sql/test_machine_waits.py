@@ -312,8 +312,8 @@ def test_a_fork_goes_on_from_the_failed_step_or_begins_anew(m: Machine) -> None:
     m.output(anew)
     assert m.ledger() == ["a", "b", "a", "b"]
     m.error(id)
-    with refused("PGD05", "forked from its start"):
-        m.ns.one("select @.fork(%s, from_event => 2)", id)
+    with refused("PGD05", "keeps its input and version"):
+        m.ns.one("select @.fork(%s, input => '{\"x\": 1}')", id)
 
 
 def test_a_start_takes_the_queue_of_its_workflow(m: Machine) -> None:

@@ -117,10 +117,9 @@ def test_what_is_done_is_what_workers_in_python_do(machine: Machine, seed: int) 
         wanted = plan(due)
         ns.rows(
             "insert into @.schedules (name, workflow, definition, input, submitted_by, next_at, since, tick_at, paused,"
-            " buffered, requests, last_at, running) values (%s, %s, %s, '{}', current_user, null, %s, %s, %s, %s, %s,"
-            " %s, %s::uuid[])",
-            name, runs, Jsonb(definition), since, tick_at, paused, buffered, Jsonb(requests), last_at,
-            list(running),
+            " buffered, requests, last_at, running)"
+            " values (%s, %s, %s, '{}', current_user, null, %s, %s, %s, %s, %s, %s, %s::uuid[])",
+            name, runs, Jsonb(definition), since, tick_at, paused, buffered, Jsonb(requests), last_at, list(running),
         )  # fmt: skip
         found = ns.one("select @.plan_ticks(s, %s) from @.schedules s where s.name = %s", NOW, name)
         told = (n, definition, wanted, found)
