@@ -38,6 +38,10 @@ FAULTS = {
         "a rolling restart with code that has one more version of a workflow",
         "instances of the new version run",
     ),
+    "pump that is taken for dead": (
+        "a session in `call work` is declared dead between two of its commits, up to three times",
+        "how many were, whose sessions lived",
+    ),
     "long transaction with an old snapshot": ("for 5 to 15 s", "how many transactions old its snapshot is"),
     "kill -9 and restart of the server": ("all of its processes, or an immediate shutdown", "a new server process"),
     "kill -9 of a backend": ("the server throws everybody out and recovers", "the server's log says so"),
@@ -95,6 +99,13 @@ PROMISES = {
     "a stream has every item once, for who reads along and who reads later": (
         "streams of a step that fails in the middle, against what it must write; and what somebody read as it came"
     ),
+    "the history of a workflow in SQL is a run of its definition": (
+        "every history is read along the definition, as a sentence along a grammar: order, branches, rounds, "
+        "conditions, compensations in reverse"
+    ),
+    "a step in SQL and its checkpoint are one commit": (
+        "triggers and the steps themselves note their transactions; all of an `atomic` is one"
+    ),
     "each tick of a schedule starts one instance, whoever dies": (
         "the instances of a schedule of one second, tick by tick"
     ),
@@ -116,6 +127,8 @@ TRIED = """\
 A bank: workflows that move money between accounts, in ordinary tables. Steps that fail at random, steps side by side,
 races of transactions against timeouts, timers that outlast the worker's memory, confirmations by numbered signals,
 instalments, transfers that fail for good and are paid back, and a workflow of which every deploy has another version.
+The same again as workflows in SQL, which pumps of the worker processes run: sequences, branches, races, loops, groups
+that are all or nothing, compensations.
 Several worker processes run them; customers in other processes start them, with and without ids of their own, and log
 every call before it is made and again when its outcome is known: done, refused, or unknown.
 

@@ -15,8 +15,9 @@ from typing import Any
 
 from crash.replay import Row, compare, runs_of, wrong_timers
 
-from . import bank, kinds
-from .evidence import Evidence, Incarnation, Instance, Tenure, Write
+from . import bank, checker_sql, kinds
+from .evidence import Evidence, Incarnation, Instance, SqlRun, Tenure, Write
+from .programs import value_of
 
 __all__ = ["PROMISES", "Violation", "check", "looked_at"]
 
@@ -40,10 +41,12 @@ TICKS = "each tick of a schedule starts one instance, whoever dies"
 UPDATES = "an update is carried out once per key, and its sender told what it came to"
 STATES = "what an instance publishes last is what everybody sees"
 STREAMS = "a stream has every item once, for who reads along and who reads later"
+PROGRAMS = "the history of a workflow in SQL is a run of its definition"
+COMMITS = "a step in SQL and its checkpoint are one commit"
 
 PROMISES = (
     MONEY, STARTS, RESULTS, SIGNALS, STEPS, RUNS, TRANSACTIONS, TIMERS, FENCE, OWNERS, REPLAY, ATTEMPTS,
-    LIMITS, TICKS, ONCE, UPDATES, STATES, STREAMS,
+    LIMITS, TICKS, ONCE, UPDATES, STATES, STREAMS, PROGRAMS, COMMITS,
 )  # fmt: skip
 
 
@@ -75,6 +78,9 @@ def check(evidence: Evidence) -> list[Violation]:
     found += _once(evidence)
     found += _ticks(evidence)
     found += [*_updates(evidence, calls), *_published(evidence), *_streams(evidence)]
+    found += [Violation(STEPS, what) for what in checker_sql.ran_again(evidence)]
+    found += [Violation(RUNS, what) for what in checker_sql.unreturned(evidence)]
+    found += [Violation(COMMITS, what) for what in checker_sql.one_commit(evidence)]
     sent: dict[str, list[Call]] = defaultdict(list)
     for call in calls:
         if call.what["do"] == "signal":
@@ -84,9 +90,13 @@ def check(evidence: Evidence) -> list[Violation]:
         queued[id].append(payload)
     for instance in evidence.instances:
         found += _signals(instance, sent[instance.token], queued[instance.id])
-        found += _attempts(instance)
         found += _results(instance)
-        found += _replays(instance)
+        if instance.kind.program is None:
+            found += [*_attempts(instance), *_replays(instance)]
+        else:
+            found += [Violation(ATTEMPTS, what) for what in checker_sql.attempts(instance)]
+            found += [Violation(PROGRAMS, what) for what in checker_sql.programs(instance)]
+            found += [Violation(TIMERS, what) for what in checker_sql.early(instance)]
     return found
 
 
@@ -102,6 +112,7 @@ def looked_at(evidence: Evidence) -> dict[str, int]:
         "runs continued as new": rows["continued"],
         "calls whose outcome was unknown": sum(call.outcome == "unknown" for call in calls),
         "instances": len(evidence.instances),
+        "instances of workflows in SQL": sum(one.kind.program is not None for one in evidence.instances),
         "checkpoints": rows["step"],
         "failed attempts": rows["attempt"],
         "timers": rows["timer"],
@@ -233,10 +244,20 @@ def _transactions(evidence: Evidence) -> Iterator[Violation]:
 
 def _checkpoints(instance: Instance) -> Iterator[tuple[str, str, Row]]:
     """(tag, nonce, row) of the steps that returned something."""
+    if instance.kind.program is not None:
+        yield from checker_sql.checkpoints(instance)
+        return
     for row in instance.history:
         if row.kind == "step" and row.payload is not None:
             payload = json.loads(row.payload)
             yield payload["tag"], payload["nonce"], row
+
+
+def _value(instance: Instance, row: Row) -> Any:
+    """What a step returned, or which signal came."""
+    if instance.kind.program is None:
+        return json.loads(row.payload or "null")
+    return checker_sql.heard(row) if row.kind == "signal" else value_of(row)
 
 
 def _executions(evidence: Evidence) -> Iterator[Violation]:
@@ -261,7 +282,7 @@ def _executions(evidence: Evidence) -> Iterator[Violation]:
             if tag in tags:
                 yield Violation(STEPS, f"{instance}: {tag} has two checkpoints")
             tags.add(tag)
-            if nonce not in nonces[instance.token, tag]:
+            if instance.kind.program is None and nonce not in nonces[instance.token, tag]:
                 yield Violation(RUNS, f"{instance}: no execution of {tag} returned {row}")
             write = written.get((instance.id, row.event_id))
             for event in late[instance.token, tag]:
@@ -344,7 +365,7 @@ def _consumed(instance: Instance) -> list[Any]:
         kept = rows[:1] != [] and rows[0].kind == "continued"
         mine = []
         for row in rows[1:] if kept else rows:
-            payload = json.loads(row.payload or "null")
+            payload = _value(instance, row) if row.kind == "signal" else None
             kept = kept and row.kind == "signal" and payload in before
             if row.kind == "signal":
                 mine.append(payload)
@@ -441,9 +462,13 @@ def _fence(evidence: Evidence) -> Iterator[Violation]:
         if worker is None and tenure.old_owner is not None and tenure.owner is None:
             worker = tenure.old_owner  # what an owner does last
         yield from _after(ends, worker, tenure.xid, tenure)
+    for run in evidence.sql_runs:
+        yield from _after(ends, checker_sql.worker_of(evidence, run), run.xid, run)
 
 
-def _after(ends: dict[int, Incarnation], worker: int | None, xid: int, what: Write | Tenure) -> Iterator[Violation]:
+def _after(
+    ends: dict[int, Incarnation], worker: int | None, xid: int, what: Write | Tenure | SqlRun
+) -> Iterator[Violation]:
     end = ends.get(worker) if worker is not None else None
     if end is not None and not end.saw(xid):
         yield Violation(FENCE, f"worker {worker} had ended ({end.state}, {end.position}) when it wrote {what}")
@@ -473,7 +498,7 @@ def _results(instance: Instance) -> Iterator[Violation]:
     if not isinstance(output, dict) or output.get("token") != instance.token:
         yield Violation(RESULTS, f"{instance}: {output!r}")
         return
-    recorded = {tag: json.loads(row.payload or "null") for tag, _, row in _checkpoints(instance)}
+    recorded = {tag: _value(instance, row) for tag, _, row in _checkpoints(instance)}
     for noted in output["noted"]:
         if recorded.get(noted["tag"]) != noted:
             yield Violation(RESULTS, f"{instance} saw {noted}, its history has {recorded.get(noted['tag'])}")

@@ -74,12 +74,13 @@ class Customer:
         self, kind: kinds.Kind, args: dict[str, Any], key: str | None, order: int, pauses: list[float],
         place: dict[str, Any],
     ) -> None:  # fmt: skip
-        workflow: Any = kind.name if self._generation is None else kind.definitions[: self._generation][-1]
+        by_name = self._generation is None or kind.program is not None
+        workflow: Any = kind.name if by_name else kind.definitions[: self._generation][-1]
         for attempt in itertools.count(1):
             # Without an id of one's own, what was not acknowledged may be there all the same: the next is another one.
             token = f"{self._name}.{order}" if key is not None else f"{self._name}.{order}.{attempt}"
             outcome, handle = await self._call(
-                lambda token=token: self._api.start(workflow, token, *args.values(), id=key, **place),  # type: ignore[misc]
+                lambda token=token: self._start(workflow, kind, token, args, id=key, **place),  # type: ignore[misc]
                 do="start", token=token, kind=kind.name, key=key,
             )  # fmt: skip
             if outcome == "ok":
@@ -98,6 +99,13 @@ class Customer:
             await self._read(handle, token)
         await self._result(handle, token)
         await asyncio.sleep(pauses[-1])
+
+    async def _start(
+        self, workflow: Any, kind: kinds.Kind, token: str, args: dict[str, Any], **more: Any
+    ) -> pgd.Handle[Any]:
+        if kind.program is not None:
+            return await self._api.start(workflow, kwargs={"token": token, **args}, **more)
+        return await self._api.start(workflow, token, *args.values(), **more)
 
     async def _send(self, handle: pgd.Handle[Any], token: str, letter: int) -> bool:
         """Sends until it is told that the signal is there. Returns whether the instance still takes some."""

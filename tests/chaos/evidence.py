@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import uuid
 from collections import defaultdict
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from crash.replay import Row
 from . import kinds
 from .history import Event
 
-__all__ = ["Evidence", "Incarnation", "Instance", "Tenure", "Write", "gather"]
+__all__ = ["Evidence", "Incarnation", "Instance", "SqlRun", "Tenure", "Write", "gather"]
 
 
 @dataclass
@@ -39,6 +40,9 @@ class Instance:
 
     @cached_property
     def arguments(self) -> dict[str, Any]:
+        if self.kind.program is not None:
+            given: dict[str, Any] = json.loads(self.input)
+            return given
         definition = self.kind.definitions[0]
         values, _ = definition.signature.load_input(self.input)
         code = definition.fn.__code__
@@ -63,6 +67,19 @@ class Write:
     instance_id: uuid.UUID
     event_id: int
     owner: int | None
+
+
+@dataclass(frozen=True)
+class SqlRun:
+    """An execution of a step in SQL that took effect. See bank.sql."""
+
+    position: int
+    xid: int
+    process: str
+    fenced: int | None
+    token: str
+    tag: str
+    nonce: str
 
 
 @dataclass(frozen=True)
@@ -114,6 +131,9 @@ class Evidence:
         updates: of each request its instance, key, status and reply.
         streams: the items of each stream, by instance and name, in the order of their places.
         states: what each instance publishes.
+        sql_runs: executions of steps in SQL that took effect.
+        told: under which transactions somebody told an instance what an attempt at a step of its had come to, as
+            (instance, number of the step, transaction).
         begun: when the instances of each queue with settings began, in order; rates: how many within how many seconds.
     """
 
@@ -133,6 +153,8 @@ class Evidence:
     updates: list[tuple[uuid.UUID, str, str, Any]]
     streams: dict[tuple[uuid.UUID, str], list[Any]]
     states: dict[uuid.UUID, dict[str, Any]]
+    sql_runs: list[SqlRun]
+    told: set[tuple[uuid.UUID, int, int]]
 
 
 def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[Event]) -> Evidence:
@@ -219,4 +241,12 @@ def gather(conn: psycopg.Connection[Any], schema: str, shop: str, events: list[E
         states=dict(
             conn.execute(f"select instance_id, jsonb_object_agg(key, value) from {schema}.states group by 1").fetchall()
         ),
+        sql_runs=[
+            SqlRun(*row)
+            for row in conn.execute(
+                f"""select position, xid::text::bigint, process, fenced, token, tag, nonce
+                      from {shop}.runs order by position"""
+            )
+        ],
+        told=set(conn.execute(f"select instance_id, seq, xid::text::bigint from {shop}.told").fetchall()),
     )

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from .nemesis import WokenInTakeover, WorkerKilled, WorkerStopped
+from .nemesis import PumpTakenForDead, WokenInTakeover, WorkerKilled, WorkerStopped
 from .outages import KINDS, AnswersLost, NetworkDead
 from .run import Planned, Result, play
 from .world import Settings
@@ -21,6 +21,7 @@ TARGETS = {
     "no idempotent resend": (AnswersLost.kind,),
     "look before the lock": (WokenInTakeover.kind,),
     "no lock of a queue": (WorkerKilled.kind,),
+    "no fence of pumps": (PumpTakenForDead.kind,),
 }
 """By mutation: the kinds of fault under which it shows."""
 

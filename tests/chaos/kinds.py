@@ -16,6 +16,7 @@ from typing import Any
 import pgdurable as pgd
 from pgdurable.workflow import Workflow
 
+from . import sqlkinds
 from .bank import (
     ACCOUNTS,
     ESCROW,
@@ -69,6 +70,7 @@ class Kind:
         letters: how many numbered signals named `confirm` it wants, from its arguments.
         asks: how many numbered updates named `deposit` it wants, from its arguments; then somebody reads its `TAPE`.
         weight: how often it is ordered, beside the others.
+        program: of a workflow in SQL: its definition. It has no `definitions`, and its input is an object.
     """
 
     name: str
@@ -80,6 +82,7 @@ class Kind:
     letters: Callable[[dict[str, Any]], int] = lambda args: 0
     asks: Callable[[dict[str, Any]], int] = lambda args: 0
     weight: int = 2
+    program: dict[str, Any] | None = None
 
 
 def _pair(chance: random.Random) -> dict[str, Any]:
@@ -406,9 +409,28 @@ def _revised_effects(args: dict[str, Any], output: Any) -> list[Effect]:
     return [Effect(args["token"], f"debit {output['version']}", args["source"], args["target"], args["cents"])]
 
 
+# -- in SQL: see sqlkinds.py -----------------------------------------------------------------------------------------
+
+
+def _in_sql(name: str, order: Callable[[random.Random], dict[str, Any]] = _pair, **more: Any) -> Kind:
+    def effects(args: dict[str, Any], output: Any) -> list[Effect]:
+        return [Effect(args["token"], *effect) for effect in sqlkinds.EFFECTS[name](args)]
+
+    return Kind(name, (), order, effects, frozenset(), program=sqlkinds.PROGRAMS[name], **more)
+
+
 KINDS = {
     kind.name: kind
     for kind in (
+        _in_sql("sql_transfer", weight=3),
+        _in_sql(
+            "sql_confirmed", lambda chance: {**_pair(chance), "letters": chance.randint(1, 4)},
+            letters=lambda args: int(args["letters"]), weight=3,
+        ),
+        _in_sql("sql_atomic"),
+        _in_sql("sql_raced"),
+        _in_sql("sql_standing", lambda chance: {**_pair(chance), "times": chance.randint(1, 3)}),
+        _in_sql("sql_doomed", ends="failed", weight=1),
         Kind("transfer", (transfer,), _pair, _transfer_effects, frozenset({NAP}), weight=4),
         Kind(
             "confirmed", (confirmed,), lambda chance: {**_pair(chance), "letters": chance.randint(1, 4)},

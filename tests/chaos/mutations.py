@@ -68,15 +68,23 @@ _QUEUE_LOCK = "pg_try_advisory_xact_lock("
 
 def _no_queue_lock(conn: psycopg.Connection[Any], schema: str) -> str:
     """claim_queue without the lock by which one session at a time lets instances of a queue go."""
+    return _changed(conn, schema, "claim_queue", f"not {_QUEUE_LOCK}", f"false and not {_QUEUE_LOCK}")
+
+
+def _no_fence_of_pumps(conn: psycopg.Connection[Any], schema: str) -> str:
+    """run_batch without the fence of the pump whose instances it runs."""
+    return _changed(conn, schema, "run_batch", f"perform {schema}.fence(worker);", "")
+
+
+def _changed(conn: psycopg.Connection[Any], schema: str, function: str, old: str, new: str) -> str:
     row = conn.execute(
-        "select pg_get_functiondef(p.oid) from pg_proc p where p.proname = 'claim_queue'"
-        " and p.pronamespace = %s::regnamespace",
-        (schema,),
+        "select pg_get_functiondef(p.oid) from pg_proc p where p.proname = %s and p.pronamespace = %s::regnamespace",
+        (function, schema),
     ).fetchone()
     assert row is not None
     text = str(row[0])
-    assert text.count(f"not {_QUEUE_LOCK}") == 1
-    return text.replace(f"not {_QUEUE_LOCK}", f"false and not {_QUEUE_LOCK}")
+    assert text.count(old) == 1
+    return text.replace(old, new)
 
 
 Text = str | Callable[[psycopg.Connection[Any], str], str] | None
@@ -86,6 +94,7 @@ MUTATIONS: dict[str, tuple[Text, Callable[[dict[str, str], str], None]]] = {
     "no idempotent resend": (None, _no_idempotent_resend),
     "look before the lock": (_LOOK_BEFORE_LOCK, _look_before_lock),
     "no lock of a queue": (_no_queue_lock, _no_change),
+    "no fence of pumps": (_no_fence_of_pumps, _no_change),
 }
 
 

@@ -279,6 +279,34 @@ class NewVersion(RollingRestart):
         return await super().strike()
 
 
+class PumpTakenForDead(Fault):
+    """A session in which workflows in SQL run is declared dead while it lives, between two of its commits.
+
+    It spares those that hold what has struck others already: five of these in a row would be quarantine, and rightly.
+    """
+
+    kind = "pump that is taken for dead"
+    weight = 4
+
+    async def inject(self) -> None:
+        self.taken = 0
+        most = self.chance.randint(1, 3)
+        for _ in range(200):
+            rows = await self.world.rows(
+                "select @.take_over(w.id, w.beat, null) from @.workers w where w.name ~ '^pump ' and w.state = 'alive'"
+                " and (select max(i.strikes) from @.instances i where i.owner = w.id) < 3 order by random() limit 1"
+            )
+            self.taken += bool(rows and rows[0][0])
+            if self.taken == most:
+                break
+            await asyncio.sleep(self.chance.uniform(0.005, 0.05))
+
+    async def effect(self) -> str:
+        if not self.taken:
+            raise NoEffect("no pump was between two commits")
+        return f"{self.taken} pumps were declared dead"
+
+
 class OldSnapshot(Fault):
     """A session that holds a snapshot, as a forgotten transaction or a long report does."""
 
@@ -322,5 +350,6 @@ def missing(needs: str | None, world: World) -> str | None:
 
 
 WORKER_FAULTS: list[type[Fault]] = [
-    WorkerKilled, WorkerStopped, WokenInTakeover, ClockSkewed, RollingRestart, NewVersion, OldSnapshot,
+    WorkerKilled, WorkerStopped, WokenInTakeover, ClockSkewed, RollingRestart, NewVersion, PumpTakenForDead,
+    OldSnapshot,
 ]  # fmt: skip

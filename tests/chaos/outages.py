@@ -71,7 +71,7 @@ class BackendKilled(ServerFault):
         self.from_log = self.world.server.log_size()
         self.pid = 0
         for _ in range(50):
-            rows = await self.world.rows("select pid from pg_stat_activity where application_name like 'worker-%%'")
+            rows = await self.world.rows("select pid from pg_stat_activity where application_name ~ '^(worker-|pgd:)'")
             if rows:
                 self.pid = self.chance.choice(rows)[0]
                 with contextlib.suppress(ProcessLookupError):
@@ -103,7 +103,7 @@ class BackendsTerminated(Fault):
         for _ in range(self.chance.randint(1, 8)):
             rows = await self.world.rows(
                 "select pg_terminate_backend(pid) from pg_stat_activity where"
-                " (application_name like 'worker-%%' or application_name = 'customers') and random() < %s", odds,
+                " application_name ~ '^(worker-|pgd:|customers$)' and random() < %s", odds,
             )  # fmt: skip
             self.terminated += len(rows)
             await asyncio.sleep(self.chance.uniform(0.0, 0.4))

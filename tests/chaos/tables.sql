@@ -40,12 +40,19 @@ create function #.fence_held() returns bigint language sql volatile as $$
        and l.classid = @.lock_class(0)::oid and l.objsubid = 2 and l.mode = 'ShareLock'
 $$
 --
+-- Who this session belongs to. A session in which workflows in SQL run is the pump of its backend, whatever its
+-- application_name says of the step that runs.
+create function #.process() returns text language sql volatile as $$
+    select case when current_setting('pgdurable.pump_name', true) <> '' then 'pump ' || pg_backend_pid()
+                else current_setting('application_name') end
+$$
+--
 create function #.note_writes() returns trigger language plpgsql as $$
 declare
     held bigint := #.fence_held();
 begin
     insert into #.writes
-    select nextval('#.position'), pg_current_xact_id(), current_setting('application_name'), held,
+    select nextval('#.position'), pg_current_xact_id(), #.process(), held,
            f.instance_id, f.event_id, (select i.owner from @.instances i where i.id = f.instance_id)
       from fresh f;
     return null;
@@ -60,7 +67,7 @@ declare
     held bigint := #.fence_held();
 begin
     insert into #.tenures
-    select nextval('#.position'), pg_current_xact_id(), current_setting('application_name'), held,
+    select nextval('#.position'), pg_current_xact_id(), #.process(), held,
            f.id, null, f.owner, null, f.status, f.version
       from fresh f;
     return null;
@@ -75,7 +82,7 @@ declare
     held bigint := #.fence_held();
 begin
     insert into #.tenures
-    select nextval('#.position'), pg_current_xact_id(), current_setting('application_name'), held,
+    select nextval('#.position'), pg_current_xact_id(), #.process(), held,
            f.id, s.owner, f.owner, s.status, f.status, f.version
       from fresh f join stale s on s.id = f.id
      where s.owner is distinct from f.owner or s.status <> f.status;

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from crash.replay import Row
 
-from . import checker, kinds
+from . import checker, kinds, plants_sql
 from .checker import check
 from .evidence import Evidence, Incarnation, Instance, Tenure, Write
 from .history import Event
@@ -64,7 +64,7 @@ def joined(evidence: Evidence) -> Incarnation:
     return next(one for one in evidence.incarnations if one.state == "alive")
 
 
-PLANTS: dict[str, tuple[str, Callable[[Evidence], None]]] = {}
+PLANTS: dict[str, tuple[str, Callable[[Evidence], None]]] = dict(plants_sql.PLANTS)
 
 
 def plant(promise: str) -> Callable[[Callable[[Evidence], None]], Callable[[Evidence], None]]:

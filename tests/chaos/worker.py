@@ -74,7 +74,7 @@ async def main(told: dict[str, Any]) -> None:
     mutations.apply(told["mutation"], told["schema"])
     engine = pgd.Engine(
         told["dsn"], schema=told["schema"], name=told["name"], lease=told["lease"], park_after=0.2, poll_interval=0.3,
-        workflows=kinds.workflows_of(generation),
+        workflows=kinds.workflows_of(generation), pumps=told["pumps"],
     )  # fmt: skip
     bank.site = bank.Site(
         history, told["shop"], lambda: incarnation(engine), random.Random(f"{told['seed']} {told['name']}")

@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from psycopg.types.json import Jsonb
 
 from pgdurable._store.migrations import migrate
 
-from . import bank, mutations
+from . import bank, kinds, mutations
 from .cluster import Cluster
 from .history import History
 from .wires import Wire
@@ -48,6 +49,7 @@ class Settings:
         workers: worker processes at a time.
         customers: conversations at a time, of the process of customers.
         own_customers: of each worker process.
+        pumps: connections of each worker process in which workflows in SQL run.
         lease: of the workers, in seconds.
         standby: a second server that follows the first, synchronously.
         disk_mb: each server's disk, in memory; None: as large as the machine's.
@@ -59,6 +61,7 @@ class Settings:
     workers: int = 3
     customers: int = 10
     own_customers: int = 2
+    pumps: int = 2
     lease: float = 2.0
     standby: bool = False
     disk_mb: int | None = None
@@ -142,7 +145,8 @@ class World:
         first.start()
         migrate(first.dsn, SCHEMA)
         with psycopg.connect(first.dsn, autocommit=True) as conn:
-            for statement in (Path(__file__).parent / "tables.sql").read_text().split("\n--\n"):
+            texts = [(Path(__file__).parent / name).read_text() for name in ("tables.sql", "bank.sql")]
+            for statement in (one for text in texts for one in text.split("\n--\n")):
                 conn.execute(statement.replace("@.", f"{SCHEMA}.").replace("#.", f"{SHOP}.").replace("#", SHOP))  # type: ignore[arg-type]
             conn.execute(
                 f"insert into {SHOP}.accounts select i, %s from generate_series(0, %s) i",
@@ -157,6 +161,9 @@ class World:
                 f"select {SCHEMA}.schedule('patrol', 'patrol', every => '1 s', overlap => 'allow',"
                 " catch_up => '1 hour')"
             )
+            for kind in kinds.KINDS.values():
+                if kind.program is not None:
+                    conn.execute(f"select {SCHEMA}.define(%s, %s)", (kind.name, Jsonb(kind.program)))
             mutations.install(self.settings.mutation, conn, SCHEMA)
             row = conn.execute("select version()").fetchone()
             assert row is not None
@@ -209,6 +216,7 @@ class World:
             "dsn": self.dsn(slot, slot.name), "schema": SCHEMA, "shop": SHOP, "name": slot.name,
             "lease": settings.lease, "history": str(self.history_path), "generation": self.generation,
             "mutation": settings.mutation, "seed": settings.seed, "customers": settings.own_customers,
+            "pumps": settings.pumps,
         }  # fmt: skip
         environment = {**os.environ, "PYTHONPATH": str(TESTS)}
         library = faketime()
