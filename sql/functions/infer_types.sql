@@ -28,9 +28,10 @@ begin
     end loop;
     text := format('prepare %I', probe) || case when cardinality(names) > 0 then
                 format(' (%s)', array_to_string(names, ', ', 'pg_catalog.unknown')) else '' end || ' as ' || text;
+    single := 'explain ' || single;  -- not below: there the operators are looked for in the workflow's search_path
     begin
         perform pg_catalog.set_config('search_path', infer_types.search_path, true);
-        for only_one in execute 'explain ' || single loop
+        for only_one in execute single loop
             exit;
         end loop;
         execute text;

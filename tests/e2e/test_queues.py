@@ -394,8 +394,8 @@ async def test_from_queue_to_running_in_milliseconds(ns: Namespace, limits: Any)
             took
             for (took,) in ns.sql("select extract(epoch from taken_at - created_at)::float8 * 1000 from @.instances")
         )
-        # 5 to 7 ms from the call of start to the code's running in another process, 8 to 12 ms where there is three times
-        # as much to do as there are cores (benchmarks/bench_queue.py); a look without the hint would come after seconds.
+        # 5 to 7 ms from the call of start to the code's running in another process, 8 to 12 ms where there is three
+        # times as much to do as there are cores (benchmarks/bench_queue.py); without the hint it would take seconds.
         assert took[len(took) // 2] < 50
 
 
