@@ -412,6 +412,8 @@ def test_names_in_a_hostile_path_are_not_called(steps: Steps) -> None:
         steps.conn.execute(
             f"""create function {evil}.trap(jsonb, text[]) returns text language plpgsql as 'begin raise ''trap''; end';
             create operator {evil}.#>> (leftarg = jsonb, rightarg = text[], function = {evil}.trap);
+            create function {evil}.glue(text, text) returns text language plpgsql as 'begin raise ''trap''; end';
+            create operator {evil}.|| (leftarg = text, rightarg = text, function = {evil}.glue);
             create function {evil}.jsonb_to_record(jsonb) returns record language plpgsql
                 as 'begin raise ''trap''; end'"""
         )
@@ -419,6 +421,7 @@ def test_names_in_a_hostile_path_are_not_called(steps: Steps) -> None:
         steps.conn.execute("create table t (a text, l text[])")
         query = "insert into t (a, l) values ($x, $l)"
         bound = steps.one("select @.bind(%s, %s)", query, f"{evil}, pg_catalog, {steps.schema}")
+        assert not bound["late"], "what analyses it met a trap"
         steps.conn.execute(f"set search_path = {evil}, pg_catalog, {steps.schema}")
         steps.execute(bound["text"])
         assert steps.conn.execute(f"select a, l from {steps.schema}.t").fetchall() == [("a", ["b"])]
