@@ -12,6 +12,7 @@ as $$
 declare
     number oid := (select r.oid from pg_roles r where r.rolname = admit_submitter.role);
     called text := 'run_as_' || number;
+    one record;
 begin
     if number is null then
         raise exception using errcode = 'PGD05', message = format('there is no role %L', role),
@@ -27,7 +28,16 @@ begin
         execute format('alter function %s.%I depends on extension pgdurable', '@extschema@', called);
     end if;
     execute format('grant usage on schema %s to %I', '@extschema@', role);
-    execute format('grant execute on function %s.run_statement to %I', '@extschema@', role);
+    -- What runs a statement, and what chooses its types where the values decide.
+    for one in
+        select p.oid::regprocedure as name from pg_proc p
+         where p.pronamespace = '@extschema@'::regnamespace
+           and p.proname in ('run_statement', 'bind_late', 'scan_query', 'check_query', 'query_refs', 'infer_types', 'settle_types',
+                             'type_kind', 'value_type', 'ref_expression', 'lit_expression', 'rows_expression', 'join_parts',
+                             'env_path', 'no_value')
+    loop
+        execute format('grant execute on function %s to %I', one.name, role);
+    end loop;
     execute format('revoke all on function %s.%I from public', '@extschema@', called);
     if pump is not null then
         execute format('grant execute on function %s.%I to %I', '@extschema@', called, pump);

@@ -45,7 +45,15 @@ begin
         end loop;
     end if;
     if late then
-        statement := @extschema@.bind_late(statement, env, path);
+        -- The server plans the statement to find its types, and runs what is constant in it: as whoever the step belongs to.
+        if runner is null then
+            statement := @extschema@.bind_late(statement, env, path);
+        else
+            execute runner into result
+              using 'select @extschema@.bind_late($1 ->> ''q'', $1 -> ''env'', $1 ->> ''path'') as q',
+                    jsonb_build_object('q', statement, 'env', env, 'path', path), false, 'pg_catalog, pg_temp';
+            statement := result #>> '{rows,0,q}';
+        end if;
         if ins ? 'tag' then
             statement := @extschema@.tagged(statement, ins ->> 'tag');
         end if;

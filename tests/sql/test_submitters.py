@@ -63,6 +63,32 @@ def test_a_submitters_steps_run_as_the_submitter_once_admitted(m: Machine, ann: 
         m.ns.rows("select @.admit_submitter('nobody_of_this_name')")
 
 
+def test_late_types_are_chosen_as_the_submitter(m: Machine, ann: str) -> None:
+    """To find them the server plans the statement, and so runs functions of constants: not with the pump's rights."""
+    m.ns.rows("select set_config('spy.seen', '', false)")
+    m.ns.rows(
+        "create function @.spy(n int) returns int immutable language plpgsql as $$ begin"
+        " perform set_config('spy.seen', current_setting('spy.seen') || ' ' || current_user, false); return n; end $$"
+    )
+    name = m.define(
+        [
+            {"op": "value", "value": [{"a": 1}, {"a": 2}], "into": "x"},
+            "select spy(1) as spied, sum(r.a) as total from $x.* as r",
+        ]
+    )
+    program = m.ns.one("select program::text from @.workflows where name = %s", name)
+    assert '"late"' in program
+    m.ns.rows("select set_config('spy.seen', '', false)")  # defining plans it too, as whoever defines
+    m.ns.rows("select @.admit_submitter(%s)", ann)
+    m.ns.rows(f"grant execute on function @.spy to {ann}")
+    id = start_as(m, ann, name)
+    m.work()
+    assert m.output(id)["rows"] == [{"spied": 1, "total": 3}]
+    seen = m.ns.one("select current_setting('spy.seen')").split()
+    assert seen
+    assert set(seen) == {ann}
+
+
 def test_branches_of_a_submitter_run_as_the_submitter(m: Machine, ann: str) -> None:
     m.ns.rows("select @.admit_submitter(%s)", ann)
     query = "select current_user::text as who"
