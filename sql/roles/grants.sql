@@ -70,6 +70,7 @@ grant execute on function
     @extschema@.node_fields,
     @extschema@.retries,
     @extschema@.with,
+    @extschema@.into,
     @extschema@.sql,
     @extschema@.call,
     @extschema@.seq(variadic jsonb[]),

@@ -65,7 +65,7 @@ DEFINING = set(
     "normalize normal_seconds child_nodes nodes check_node check_definition validate truthy resolve no_value"
     " env_entry env_path scan_query check_query query_refs infer_types settle_types type_kind value_type"
     " ref_expression lit_expression rows_expression join_parts bind bind_late fit is_retry node_fields"
-    " make_node retries with sql call seq atomic parallel race if if_rows loop for_each break sleep wait_until"
+    " make_node retries with into sql call seq atomic parallel race if if_rows loop for_each break sleep wait_until"
     " wait_for_schedule wait_signal http start_child python external on_error compensate value explain"
     " draw_nodes node_title node_states".split()
 )

@@ -12,6 +12,8 @@ A, B = {"op": "sql", "query": "select 1"}, {"op": "sql", "query": "select 2"}
 MADE: list[tuple[str, Any]] = [
     ("@.sql('select 1', 'x')", {**A, "into": "x"}),
     ("@.sql('select 1', \"into\" => 'x', name => 'first')", {**A, "into": "x", "name": "first"}),
+    ("@.into('x', 'select 1')", {**A, "into": "x"}),
+    ("@.into('x', @.seq('select 1'))", {"op": "seq", "steps": [A], "into": "x"}),
     (
         "@.call('shop.ship', '[\"$o.id\"]', timeout => '5 s')",
         {"op": "call", "function": "shop.ship", "args": ["$o.id"], "timeout": 5},
@@ -118,6 +120,8 @@ def test_every_kind_of_node_has_its_function(ns: Namespace) -> None:
         ("@.sql('')", "query is a text that is not empty"),
         ("@.sql('select 1', 'no name')", "into is a name of letters"),
         ("@.sql('select 1', 'input')", "into is a name of letters"),
+        ("@.into('no name', 'select 1')", "into is a name of letters"),
+        ("@.into('x', '{\"op\": \"none\"}'::jsonb)", "op"),
         ("@.with('select 1', retry => '0')", "retry is an object"),
         ("@.with('select 1', retry => '{\"tries\": 3}')", "retry is an object"),
         ("@.with('select 1', retry => @.retries(retry_on => '{4}'))", "retry is an object"),
