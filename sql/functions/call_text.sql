@@ -1,5 +1,5 @@
 -- The statement that a `call` node stands for: its function or procedure with its arguments; "$ref" strings stand as
--- references, all else as literals, which PostgreSQL gives the types of the parameters.
+-- references, also within texts, arrays and objects, all else as literals, which PostgreSQL gives the types of the parameters.
 --
 -- Arguments: the node; the search_path under which the function is looked for. One that is not there yet may come later.
 -- Raises: PGD05 the name is none, or the arguments are neither an array nor an object.
@@ -47,6 +47,9 @@ begin
         type := types[place];
         written := written || (case when arg.key is null then '' else quote_ident(arg.key) || ' => ' end
             || case
+                when type = 'jsonb' and jsonb_typeof(arg.value) = 'string' and arg.value #>> '{}' ~ '^\$[a-zA-Z_][\w.]*\??$' then
+                    -- The value itself: the text of a string is no JSON.
+                    format('jsonb_path_query_first(%s, ''$'')', arg.value #>> '{}')
                 when jsonb_typeof(arg.value) = 'string' and arg.value #>> '{}' ~ '^\$[a-zA-Z_][\w.]*\??$' then
                     (arg.value #>> '{}') || case when type is null then '' else '::' || type end
                 when jsonb_typeof(arg.value) = 'null' then 'null' || case when type is null then '' else '::' || type end
@@ -54,11 +57,14 @@ begin
                     arg.value #>> '{}'
                 when jsonb_typeof(arg.value) = 'array' and type like '%[]' then
                     format('array(select v from jsonb_array_elements_text(%s) as e (v))::%s',
-                           @extschema@.dollar_quoted(arg.value::text), type)
-                else @extschema@.dollar_quoted(case when jsonb_typeof(arg.value) = 'string' and type is distinct from 'jsonb'
-                                                    then arg.value #>> '{}' else arg.value::text end)
-                    || case when type is null then case when jsonb_typeof(arg.value) in ('object', 'array')
-                                                        then '::jsonb' else '' end else '::' || type end
+                           @extschema@.call_value(arg.value), type)
+                when jsonb_typeof(arg.value) = 'string' and type is distinct from 'jsonb' then
+                    format('(%s)', @extschema@.call_word(arg.value #>> '{}')) || coalesce('::' || type, '')
+                when jsonb_typeof(arg.value) in ('object', 'array', 'string') and (type is null or type = 'jsonb') then
+                    @extschema@.call_value(arg.value)
+                when jsonb_typeof(arg.value) in ('object', 'array') then
+                    format('(%s)::text::%s', @extschema@.call_value(arg.value), type)
+                else @extschema@.dollar_quoted(arg.value::text) || coalesce('::' || type, '')
                end);
     end loop;
     return format(case when is_procedure then 'call %s(%s)' else 'select * from %s(%s)' end,
