@@ -69,9 +69,14 @@ begin
         end if;
     end if;
     until := least(clock_timestamp() + interval '20 milliseconds', ends);
+    -- A step that waits for somebody's lock is not to hold up those that share its commit: see run_instance.
+    if not pump ? 'patient' and not careful then
+        perform set_config('lock_timeout', '100ms', true);
+    end if;
     begin
         select b.left_ids, b.steps, b.outcome, b.slow into left_ids, steps, outcome, slow
-          from @extschema@.run_batch(me, ids, until, most, careful, slow, pump -> 'usual') b;
+          from @extschema@.run_batch(me, ids, until, most, careful, slow,
+                                       (pump -> 'usual') || jsonb_build_object('lock_timeout', pump #> '{settings,lock_timeout}')) b;
         if not careful then
             set constraints all immediate;
         end if;
@@ -92,8 +97,13 @@ begin
             outcome := 'alone';
         end if;
         steps := 0;
-        pump := pump || '{"careful": true}';
+        -- What waited in vain may be the machine itself, for a row that a client holds: then it waits as long as it takes.
+        pump := pump || case when sqlstate = '55P03' and not pump ? 'patient' then '{"patient": true}' else '{"careful": true}' end::jsonb;
     end;
+    if outcome is distinct from 'alone' then
+        pump := pump - 'patient';
+    end if;
+    perform set_config('lock_timeout', pump #>> '{settings,lock_timeout}', true);
     pump := pump || jsonb_build_object(
         'ids', to_jsonb(left_ids), 'slow', slow, 'steps', (pump ->> 'steps')::bigint + steps);
     perform @extschema@.pump_assert(pump -> 'settings');

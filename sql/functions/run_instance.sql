@@ -184,14 +184,21 @@ begin
             else
                 if steps >= most or clock_timestamp() >= until then
                     outcome := 'more';
-                elsif not fresh and (careful or limit_s is not null
+                elsif not fresh and (careful or limit_s is not null or st ? 'conflicts'
                                      or slow ? concat(i.workflow, '/', i.version, '/', ins ->> 'n')) then
                     outcome := 'alone';
                 end if;
                 exit steps when outcome is not null;
+                if st ? 'conflicts' then
+                    -- It was in somebody's way: now it waits alone, as long as it takes.
+                    perform set_config('lock_timeout', coalesce(usual ->> 'lock_timeout', '0'), true);
+                end if;
                 did := @extschema@.try_step(
                     target, null, ins, case when own is null then env else env || own end, path, runner,
                     i.workflow, i.version, limit_s, careful, code, pc, last);
+                if st ? 'conflicts' then
+                    perform set_config('lock_timeout', '100ms', true);
+                end if;
                 fresh := false;
                 steps := steps + 1;
                 if did.ms > 20 then

@@ -14,6 +14,7 @@ declare
     task record;
     did record;
     wanted boolean;
+    own_timeout text;
 begin
     ran := 0;
     perform @extschema@.fence(worker);
@@ -37,10 +38,18 @@ begin
         end if;
         select task.seq = any (r.open) into wanted from @extschema@.sql_runs r where r.instance_id = task.instance_id;
         if wanted then
+            -- The first waits for others' locks as long as it takes; what has been done by then is not to wait with the next.
+            if ran > 0 then
+                own_timeout := coalesce(own_timeout, current_setting('lock_timeout'));
+                perform set_config('lock_timeout', '100ms', true);
+            end if;
             did := @extschema@.try_step(
                 task.instance_id, task.seq, task.request -> 'ins', task.request -> 'env', task.request ->> 'path',
                 case when task.submitted_by <> current_user then @extschema@.runner_of(task.submitted_by) end,
                 task.workflow, task.version, task.timeout_s, true);
+            if own_timeout is not null then
+                perform set_config('lock_timeout', own_timeout, true);
+            end if;
             if did.error is not null and did.error ->> 'sqlstate' in ('40P01', '40001', '55P03', '57014')
                and did.error ->> 'type' <> 'pgdurable.errors.StepTimeout' then
                 -- Whoever cancels what a race has no more use for holds this row until that is committed.
