@@ -84,7 +84,15 @@ begin
         raise;
     when others then
         get stacked diagnostics message = message_text;
-        if careful then
+        if left(sqlstate, 2) in ('53', '57', '58', '40') or sqlstate in ('55P03', '25006') then
+            -- The server is in trouble (a full disk, say), or somebody was in the way: that is no instance's fault.
+            -- Once more, the others first.
+            if careful or left(sqlstate, 2) in ('53', '58') then
+                perform pg_sleep(least(0.1, greatest(extract(epoch from ends - clock_timestamp()), 0.001)));
+            end if;
+            left_ids := case when careful then ids[2:] || ids[1] else ids end;
+            outcome := 'alone';
+        elsif careful then
             -- An instance that makes the machine itself fail stands still, and harms nobody else.
             update @extschema@.instances i
                set status = 'paused', owner = null, strikes = 0, error = jsonb_build_object(
