@@ -24,8 +24,13 @@ begin
         n := n + 1;
         did := @extschema@.run_instance(worker, one, until, most - steps, n = 1, careful, slow, usual);
         steps := steps + did.steps;
-        if did.found_slow is not null then
-            slow := slow || jsonb_build_object(did.found_slow, true);
+        -- How often it was so, up to ten times, less how often it was not: a hiccup of the machine is forgotten at once.
+        if left(did.found_slow, 1) = '-' then
+            did.found_slow := substr(did.found_slow, 2);
+            slow := case when (slow ->> did.found_slow)::int > 1
+                then slow || jsonb_build_object(did.found_slow, (slow ->> did.found_slow)::int - 1) else slow - did.found_slow end;
+        elsif did.found_slow is not null then
+            slow := slow || jsonb_build_object(did.found_slow, least(coalesce((slow ->> did.found_slow)::int, 0) + 1, 10));
         end if;
         if did.outcome in ('alone', 'stop') then
             left_ids := one || ids[n + 1:] || later;

@@ -5,7 +5,8 @@
 -- fail at it; `slow`: the nodes known to take long, as keys of an object; `usual`: see usual_policy.
 -- Returns: `outcome`: `over`: it is not ours any more (ended, waiting, paused); `more`: it goes on after a commit; `alone`:
 -- its next step is to begin right after a commit; `conflict`: as `more`, somebody else was in its way; `stop`: as that, and
--- the caller is asked to end. `steps`: how many it has run. `found_slow`: a node that took long.
+-- the caller is asked to end. `steps`: how many it has run. `found_slow`: a node that took long; with a
+-- minus before it, one of `slow` that did not.
 --
 -- Each step runs in a subtransaction of its own (try_step): what fails is undone, alone. Step, checkpoint and state are one
 -- commit, the caller's. The instructions are those of compile_node, the state that of run_start.
@@ -203,6 +204,8 @@ begin
                 steps := steps + 1;
                 if did.ms > 20 then
                     found_slow := concat(i.workflow, '/', i.version, '/', ins ->> 'n');
+                elsif slow <> '{}' and slow ? concat(i.workflow, '/', i.version, '/', ins ->> 'n') then
+                    found_slow := concat('-', i.workflow, '/', i.version, '/', ins ->> 'n');
                 end if;
                 if did.error is not null and did.error ->> 'sqlstate' in ('40P01', '40001', '55P03', '57014')
                    and coalesce((st ->> 'conflicts')::int, 0) < 20

@@ -88,3 +88,22 @@ def test_branches_do_not_wait_with_one_another(m: Machine, eventually: Eventuall
     m.output(id)
     assert sorted(m.ledger()) == ["one", "three", "two"]
     assert ns.one("select n from @.rows") == 11
+
+
+def test_a_step_that_was_slow_once_shares_commits_again(m: Machine) -> None:
+    """As on a machine that was busy for a moment; one that is slow each time goes on beginning after a commit."""
+    ns = m.ns
+    ns.rows("create sequence @.calls")
+    once = "select pg_sleep(case nextval('calls') when 1 then 0.05 else 0 end)"
+    name = m.define([once, {"op": "sql", "query": "select pg_sleep(0.03)", "name": "each time"}])
+    for _ in range(4):
+        m.start(name)
+    pump = ns.one("select @.pump_begin('30 s', null, false, null)::text")
+    seen = set()
+    while json.loads(pump)["going"]:
+        pump = ns.one("select @.pump_turn(%s::jsonb)::text", pump)
+        seen |= set(json.loads(pump)["slow"])
+    ns.rows("select @.pump_end(%s::jsonb)", pump)
+    assert seen == {f"{name}/1/1", f"{name}/1/2"}
+    assert json.loads(pump)["slow"] == {f"{name}/1/2": 4}
+    assert ns.rows("select distinct status from @.instances") == [("completed",)]

@@ -83,7 +83,7 @@ def test_a_pump_that_is_a_worker_and_nothing_more_runs_everything(shop: House) -
     shop.one("ann", "select @.retry(%s)", failed)
     copy = shop.one("ann", "select @.fork(%s, from_event => 2)", id)
     shop.one("ann", "select @.signal(%s, 'go', '\"again\"')", copy)
-    gone = shop.one("ann", "select @.start('everything', '{\"items\": [], \"rows\": [{\"a\": 1}]}')")
+    gone = shop.one("ann", 'select @.start(\'everything\', \'{"items": [], "rows": [{"a": 1}]}\')')
     work(shop)
     assert outcome(shop, failed)[0] == "failed"
     assert outcome(shop, copy)[0] == "completed"
