@@ -94,6 +94,9 @@ def started(private_server: EmbeddedServer, private_schema: str) -> tuple[Embedd
     return private_server, private_schema
 
 
+AT_WORK = "select pid from pg_stat_activity where query like 'call %.work(%' and state = 'active'"
+
+
 def ask(server: EmbeddedServer, text: str) -> list[tuple[Any, ...]]:
     with psycopg.connect(server.dsn, autocommit=True, connect_timeout=5) as conn:
         return conn.execute(text).fetchall()
@@ -114,8 +117,9 @@ def test_every_step_takes_effect_once(
             return INSTANCES
 
     with Pumps(server.dsn, schema):
-        for _ in range(6):
-            time.sleep(chance.uniform(0.02, 0.25))
+        eventually(lambda: bool(ask(server, AT_WORK)), "a pump is at work")
+        for place in range(6):
+            time.sleep(chance.uniform(0.0, 0.25 if place else 0.03))  # the first before all is done
             if not left():
                 break
             if victim == "server":
@@ -124,8 +128,7 @@ def test_every_step_takes_effect_once(
                 kills += 1
             else:
                 with contextlib.suppress(psycopg.Error):
-                    text = "select pid from pg_stat_activity where query like 'call %.work(%' and state = 'active'"
-                    pids = [pid for (pid,) in ask(server, text)]
+                    pids = [pid for (pid,) in ask(server, AT_WORK)]
                     if pids:
                         os.kill(chance.choice(pids), signal.SIGKILL)
                         kills += 1

@@ -18,7 +18,10 @@ async def nothing() -> None:
 
 
 @pytest.fixture
-def usual() -> Iterator[tuple[int, int, int]]:
+def usual(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[int, int, int]]:
+    """As if no engine had been open before: other tests leave some behind, as a crash would."""
+    monkeypatch.setattr(collector, "_open", 0)
+    monkeypatch.setattr(collector, "_before", None)
     before = gc.get_threshold()
     gc.set_threshold(700, 10, 10)
     yield (700, 10, 10)

@@ -76,7 +76,7 @@ RELATIONS = """pg_class pg_proc pg_locks pg_database pg_roles pg_namespace pg_at
 # Those that make tables.
 BUILD_DDL = {"make_partition", "key_history", "apply_row_security", "detach_spent", "drop_detached", "admit_submitter"}
 # What executes what a workflow's author wrote, as the author: these may execute texts of their own making.
-RUN_QUERIES = {"infer_types": {"format(", "text"}, "run_statement": {"statement"}, "run_step": {"runner"}}
+RUN_QUERIES = {"infer_types": {"format(", "text", "single"}, "run_statement": {"statement"}, "run_step": {"runner"}}
 
 
 def called() -> list[str]:
