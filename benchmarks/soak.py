@@ -151,6 +151,13 @@ def sample(conn: psycopg.Connection[Any], server: EmbeddedServer, loader: Proces
     return found
 
 
+def make_accounts(conn: psycopg.Connection[Any]) -> None:
+    """The accounts that transfers move money between, each with as much as at the beginning."""
+    conn.execute("create table if not exists public.soak_accounts (id int primary key, balance int not null)")
+    conn.execute("truncate public.soak_accounts")
+    conn.execute("insert into public.soak_accounts select n, 1000 from generate_series(0, 999) n")
+
+
 def prepare(dsn: str) -> None:
     migrate(dsn, SCHEMA)
     with psycopg.connect(dsn, autocommit=True) as conn:
@@ -163,9 +170,7 @@ def prepare(dsn: str) -> None:
         }
         for name, value in short.items():
             conn.execute("update soak.settings set value = %s where name = %s", (value, name))
-        conn.execute("create table if not exists public.soak_accounts (id int primary key, balance int not null)")
-        conn.execute("truncate public.soak_accounts")
-        conn.execute("insert into public.soak_accounts select n, 1000 from generate_series(0, 999) n")
+        make_accounts(conn)
         # Of a fresh schema the first partition reaches to the end of the week: anew, in narrow ones from now on.
         parts = conn.execute("select name from soak.history_partitions").fetchall()
         for (name,) in parts:
@@ -177,8 +182,7 @@ def peak_of(dsn: str, every: float) -> float:
     """Steps a second that two workers do while they are offered more, in a namespace of its own."""
     migrate(dsn, PEAK_SCHEMA)
     with psycopg.connect(dsn, autocommit=True) as conn:
-        conn.execute("create table public.soak_accounts (id int primary key, balance int not null)")
-        conn.execute("insert into public.soak_accounts select n, 1000 from generate_series(0, 999) n")
+        make_accounts(conn)
         workers = [Process(dsn, PEAK_OFFERED, every, PEAK_SCHEMA), Process(dsn, 0, every, PEAK_SCHEMA)]
         try:
             rates: list[list[float]] = [[], []]

@@ -14,5 +14,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'compensate', 'body', body, 'undo', to_jsonb(undo)))
+    select @extschema@.compensate(to_jsonb(body), undo)
 $$;

@@ -16,6 +16,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'for_each', case when query ~ '^\s*\$[A-Za-z_][\w.]*(\.\*)?\??\s*$' then 'in' else 'query' end, btrim(query),
-        'body', body, 'as', nullif(item, 'item'), 'limit', max_parallel))
+    select @extschema@.for_each(query, to_jsonb(body), item, max_parallel)
 $$;

@@ -14,7 +14,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', to_jsonb(cond), 'then', "then", 'else', "else"))
+    select @extschema@.if(cond, to_jsonb("then"), to_jsonb("else"))
 $$;
 
 create or replace function @extschema@.if(cond anycompatible, "then" jsonb, "else" text)
@@ -22,7 +22,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', to_jsonb(cond), 'then', "then", 'else', "else"))
+    select @extschema@.if(cond, to_jsonb("then"), to_jsonb("else"))
 $$;
 
 create or replace function @extschema@.if(cond anycompatible, "then" text, "else" jsonb)
@@ -30,5 +30,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', to_jsonb(cond), 'then', "then", 'else', "else"))
+    select @extschema@.if(cond, to_jsonb("then"), to_jsonb("else"))
 $$;

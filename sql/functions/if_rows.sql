@@ -5,7 +5,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', jsonb_build_object('op', 'rows', 'of', of), 'then', "then", 'else', "else"))
+    select @extschema@.if(jsonb_build_object('op', 'rows', 'of', of), "then", "else")
 $$;
 
 create or replace function @extschema@.if_rows(of text, "then" text, "else" text default null)
@@ -13,7 +13,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', jsonb_build_object('op', 'rows', 'of', of), 'then', "then", 'else', "else"))
+    select @extschema@.if_rows(of, to_jsonb("then"), to_jsonb("else"))
 $$;
 
 create or replace function @extschema@.if_rows(of text, "then" jsonb, "else" text)
@@ -21,7 +21,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', jsonb_build_object('op', 'rows', 'of', of), 'then', "then", 'else', "else"))
+    select @extschema@.if_rows(of, to_jsonb("then"), to_jsonb("else"))
 $$;
 
 create or replace function @extschema@.if_rows(of text, "then" text, "else" jsonb)
@@ -29,5 +29,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'if', 'when', jsonb_build_object('op', 'rows', 'of', of), 'then', "then", 'else', "else"))
+    select @extschema@.if_rows(of, to_jsonb("then"), to_jsonb("else"))
 $$;

@@ -14,7 +14,7 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'loop', 'body', body))
+    select @extschema@.loop(to_jsonb(body))
 $$;
 
 create or replace function @extschema@.loop(body jsonb, while anycompatible)
@@ -30,5 +30,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'loop', 'body', body, 'while', to_jsonb(while)))
+    select @extschema@.loop(to_jsonb(body), while)
 $$;

@@ -13,5 +13,5 @@ returns jsonb
 language sql immutable
 set search_path = pg_catalog, pg_temp
 as $$
-    select @extschema@.make_node(jsonb_build_object('op', 'on_error', 'body', body, 'handler', to_jsonb(handler)))
+    select @extschema@.on_error(to_jsonb(body), handler)
 $$;

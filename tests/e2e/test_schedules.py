@@ -10,6 +10,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from schedules import age
 
 import pgdurable as pgd
 from pgdurable.errors import InvalidInput, ScheduleNotFound
@@ -44,18 +45,6 @@ def ticks(ns: Namespace, name: str) -> list[str]:
     return [
         id for (id,) in ns.sql("select id from @.instance_keys where split_part(id, chr(64), 1) = %s order by id", name)
     ]
-
-
-def age(ns: Namespace, name: str, by: str) -> None:
-    """As if nobody had been there for so long."""
-    ns.sql(
-        "update @.schedules set tick_at = tick_at - %s::interval, next_at = next_at - %s::interval,"
-        " since = since - %s::interval, revision = revision + 1, definition = definition ||"
-        " case when definition ? 'anchor' then jsonb_build_object('anchor',"
-        " to_char((definition ->> 'anchor')::timestamptz at time zone 'UTC' - %s::interval,"
-        " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')) else '{}' end where name = %s",
-        by, by, by, by, name,
-    )  # fmt: skip
 
 
 async def row(ns: Namespace, name: str, column: str, wanted: Any) -> None:
@@ -94,7 +83,7 @@ async def test_no_burst_after_a_suspension(ns: Namespace) -> None:
         await engine.schedule("week", plain, every=every, overlap="skip", catch_up=week)
         await row(ns, "week", "tick_at is not null", True)
     for name in ("last", "none", "some", "week"):
-        age(ns, name, "1 hour 30 seconds")
+        age(ns.sql, name, "1 hour 30 seconds")
     async with ns.engine(plain, poll_interval=0.1) as engine:
         for name in ("last", "none", "some", "week"):
             await row(ns, name, "next_at > now()", True)
@@ -127,7 +116,7 @@ async def test_the_workflow_is_told_its_tick_in_the_zone_of_the_schedule(ns: Nam
     async with ns.engine(report) as engine:
         await engine.schedule("nightly", report, "ann", cron="0 3 * * *", tz="Europe/Berlin", labels={"team": "a"})
         await row(ns, "nightly", "tick_at is not null", True)
-        age(ns, "nightly", "1 day")
+        age(ns.sql, "nightly", "1 day")
         await until(lambda: ticks(ns, "nightly"), "yesterday's tick")
         handle = await engine.get(ticks(ns, "nightly")[0])
         told = await handle.result(10)
@@ -232,7 +221,7 @@ async def test_pause_and_resume(ns: Namespace) -> None:
         there = ticks(ns, "s")
         found = await engine.schedules.get("s")
         assert (found.state, found.note, found.next_at) == ("paused", "we move house", None)
-        age(ns, "s", "1 hour")
+        age(ns.sql, "s", "1 hour")
         await engine.schedule("other", plain, every=0.1)
         await until(lambda: len(ticks(ns, "other")) >= 3, "ticks of another")
         assert ticks(ns, "s") == there

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
-from psycopg.conninfo import conninfo_to_dict, make_conninfo
+from databases import database
+from psycopg.conninfo import conninfo_to_dict
 from psycopg.types.json import Jsonb
 
 from pgdurable._store.migrations import migrate
@@ -36,20 +36,25 @@ def missing(what: str) -> None:
 @pytest.fixture
 def shop(dsn: str) -> Iterator[psycopg.Connection[Any]]:
     """A database of the test's own with the schema `durable`, as the examples have it."""
-    name = f"shop_{uuid.uuid4().hex[:8]}"
-    with psycopg.connect(dsn, autocommit=True) as admin:
-        admin.execute(f"create database {name}")
-        try:
-            own = make_conninfo(dsn, dbname=name)
-            migrate(own, "durable")
-            with psycopg.connect(own, autocommit=True) as conn:
-                conn.execute(
-                    "create table labels (order_id text primary key, text text not null, printed_at timestamptz)"
-                )
-                conn.execute("select durable.define('label', %s)", [Jsonb(LABELS)])
-                yield conn
-        finally:
-            admin.execute(f"drop database {name} with (force)")
+    with database(dsn) as own:
+        migrate(own, "durable")
+        with psycopg.connect(own, autocommit=True) as conn:
+            conn.execute("create table labels (order_id text primary key, text text not null, printed_at timestamptz)")
+            conn.execute("select durable.define('label', %s)", [Jsonb(LABELS)])
+            yield conn
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> str:
+    """Node, with the example and what it needs in the test's folder."""
+    found = shutil.which("node")
+    if found is None or not (NODE / "node_modules" / "pg").is_dir():
+        missing("there is no Node here, or its library is missing: make test sets it up (scripts/setup_node.sh)")
+    (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
+    for name in ("worker.mjs", "package.json"):
+        shutil.copy(EXAMPLES / "node" / name, tmp_path)
+    assert found is not None
+    return found
 
 
 def environment(conn: psycopg.Connection[Any]) -> dict[str, str]:
@@ -98,15 +103,7 @@ def test_the_worker_in_psql(shop: psycopg.Connection[Any], eventually: Eventuall
     assert shop.execute("select count(*) from labels").fetchone() == (4,)
 
 
-def test_the_worker_in_node(shop: psycopg.Connection[Any], eventually: Eventually, tmp_path: Path) -> None:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "pg").is_dir():
-        missing("there is no Node here, or its library is missing: make test sets it up (scripts/setup_node.sh)")
-        return
-    (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
-    for name in ("worker.mjs", "package.json"):
-        shutil.copy(EXAMPLES / "node" / name, tmp_path)
-
+def test_the_worker_in_node(shop: psycopg.Connection[Any], eventually: Eventually, tmp_path: Path, node: str) -> None:
     def begin() -> subprocess.Popen[str]:
         return subprocess.Popen(
             [node, "worker.mjs", "labels"], cwd=tmp_path, env=environment(shop), stdout=subprocess.PIPE,
@@ -133,15 +130,8 @@ def test_the_worker_in_node(shop: psycopg.Connection[Any], eventually: Eventuall
 
 
 def test_a_worker_in_node_that_is_killed_leaves_its_step_to_another(
-    shop: psycopg.Connection[Any], eventually: Eventually, tmp_path: Path
+    shop: psycopg.Connection[Any], eventually: Eventually, tmp_path: Path, node: str
 ) -> None:
-    node = shutil.which("node")
-    if node is None or not (NODE / "node_modules" / "pg").is_dir():
-        missing("there is no Node here, or its library is missing: make test sets it up (scripts/setup_node.sh)")
-        return
-    (tmp_path / "node_modules").symlink_to(NODE / "node_modules")
-    for name in ("worker.mjs", "package.json"):
-        shutil.copy(EXAMPLES / "node" / name, tmp_path)
     pages = [{"op": "external", "name": "render", "queue": "labels", "input": {"pages": "$pages"}, "into": "r"},
              {"op": "value", "value": "$r"}]  # fmt: skip
     shop.execute("select durable.define('render', %s)", [Jsonb(pages)])

@@ -6,11 +6,12 @@ from collections.abc import Callable
 
 import psycopg
 import pytest
+from databases import database
 
 from pgdurable._store.migrations import migrate
 from pgdurable.embedded import EmbeddedServer
 
-from .df_database import database, one
+from .df_database import one
 
 ROUNDS = 120
 

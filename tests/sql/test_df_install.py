@@ -8,6 +8,7 @@ from typing import Any
 
 import psycopg
 import pytest
+from databases import database
 from psycopg.conninfo import make_conninfo
 from typer.testing import CliRunner
 
@@ -17,7 +18,7 @@ from pgdurable._store.sql import split_commands, sql_files
 from pgdurable.cli.app import app
 from pgdurable.errors import SchemaError
 
-from .df_database import database, one
+from .df_database import one
 
 OPERATORS = """select count(*) from pg_operator o join pg_proc p on p.oid = o.oprcode
                 where p.pronamespace = 'df'::regnamespace"""

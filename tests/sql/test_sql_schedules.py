@@ -12,6 +12,7 @@ from typing import Any
 import psycopg
 import pytest
 from psycopg.types.json import Jsonb
+from schedules import age
 from store.namespace import Namespace
 
 from pgdurable._engine.ticks import Due, Times, key_of, plan
@@ -37,18 +38,6 @@ def ticks(ns: Namespace, name: str) -> list[str]:
 def row(ns: Namespace, name: str, columns: str) -> Any:
     (found,) = ns.rows(f"select {columns} from @.schedules where name = %s", name)
     return found[0] if len(found) == 1 else found
-
-
-def age(ns: Namespace, name: str, by: str) -> None:
-    """As if nobody had been there for so long."""
-    ns.rows(
-        "update @.schedules set tick_at = tick_at - %s::interval, next_at = next_at - %s::interval,"
-        " since = since - %s::interval, revision = revision + 1, definition = definition ||"
-        " case when definition ? 'anchor' then jsonb_build_object('anchor',"
-        " to_char((definition ->> 'anchor')::timestamptz at time zone 'UTC' - %s::interval,"
-        " 'YYYY-MM-DD\"T\"HH24:MI:SS.US\"+00:00\"')) else '{}' end where name = %s",
-        by, by, by, by, name,
-    )  # fmt: skip
 
 
 # -- the same as in Python
@@ -211,7 +200,7 @@ def test_looks_at_the_same_time_start_it_once(machine: Machine) -> None:
     name = machine.define(note("x"))
     ns.rows("select @.schedule('same', %s, every => '1 day', anchor => now() - interval '1 hour')", name)
     ns.rows("select @.start_scheduled()")
-    age(ns, "same", "2 days")
+    age(ns.rows, "same", "2 days")
     other = ns.session()
     with ns.main.transaction():
         assert ns.rows("select made, looked from @.start_scheduled()") == [(1, 1)]
@@ -228,8 +217,8 @@ def test_no_burst_after_a_suspension(machine: Machine) -> None:
     ns.rows("select @.schedule('last', %s, every => '1 h')", name)
     ns.rows("select @.start_scheduled()")
     assert ticks(ns, "all") == []
-    age(ns, "all", "30 hours 30 minutes")
-    age(ns, "last", "30 hours 30 minutes")
+    age(ns.rows, "all", "30 hours 30 minutes")
+    age(ns.rows, "last", "30 hours 30 minutes")
     machine.work()
     assert (len(ticks(ns, "all")), row(ns, "all", "missed")) == (10, 20)
     assert (len(ticks(ns, "last")), row(ns, "last", "missed")) == (1, 29)
@@ -244,7 +233,7 @@ def test_overlaps(machine: Machine, overlap: str, made: int, waiting: int, skipp
     name = machine.define([{"op": "wait_signal", "signal": "go"}, note("went")])
     ns.rows("select @.schedule('over', %s, every => '1 h', catch_up => '10 h', overlap => %s)", name, overlap)
     ns.rows("select @.start_scheduled()")
-    age(ns, "over", "3 hours 30 minutes")
+    age(ns.rows, "over", "3 hours 30 minutes")
     machine.work()
     assert len(ticks(ns, "over")) == made
     assert row(ns, "over", "cardinality(buffered), skipped") == (waiting, skipped)
@@ -262,10 +251,10 @@ def test_the_next_tick_cancels_what_runs_and_begins_after_it(machine: Machine) -
     name = machine.define([{"op": "wait_signal", "signal": "go"}])
     ns.rows("select @.schedule('over', %s, every => '1 h', overlap => 'cancel_other')", name)
     ns.rows("select @.start_scheduled()")
-    age(ns, "over", "70 minutes")
+    age(ns.rows, "over", "70 minutes")
     machine.work()
     assert [s for (s,) in ns.rows("select status from @.instances")] == ["waiting"]
-    age(ns, "over", "65 minutes")
+    age(ns.rows, "over", "65 minutes")
     machine.work()
     assert [s for (s,) in ns.rows("select status from @.instances")] == ["cancelled"]
     # The one that was to end is looked at within ten seconds: as if they were over.
@@ -279,7 +268,7 @@ def test_pause_on_failure_and_resume(machine: Machine) -> None:
     name = machine.define({"op": "sql", "query": "select 1 / 0", "retry": {"max_attempts": 1}})
     ns.rows("select @.schedule('sad', %s, every => '1 h', pause_on_failure => true)", name)
     ns.rows("select @.start_scheduled()")
-    age(ns, "sad", "70 minutes")
+    age(ns.rows, "sad", "70 minutes")
     machine.work(max_time="2 s", wait=True)
     paused, why, next_at = row(ns, "sad", "paused, note, next_at")
     assert (paused, next_at) == (True, None)

@@ -383,6 +383,17 @@ def _install_routines(cur: psycopg.Cursor[Any], schema: str) -> bool:
     return True
 
 
+@contextmanager
+def _alone(
+    dsn_or_conn: str | psycopg.Connection[Any], schema: str
+) -> Iterator[tuple[psycopg.Connection[Any], psycopg.Cursor[Any]]]:
+    """A transaction in which nobody else migrates the schema; failures of the server are explained."""
+    with connected(dsn_or_conn) as conn, explained(schema):
+        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
+            cur.execute(LOCK, (schema,), prepare=False)
+            yield conn, cur
+
+
 def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable", *, roles: bool = False) -> bool:
     """Drops the schema with everything in it, instances and their history included, and the schema `df` over it.
 
@@ -397,27 +408,25 @@ def uninstall(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable
         ConnectionFailed: no connection, or the server is read-only.
     """
     schema = quote_schema(schema)
-    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
-    with connected(dsn_or_conn) as conn, explained(schema):
-        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
-            cur.execute(LOCK, (schema,), prepare=False)
-            cur.execute("select to_regnamespace(%s) is not null", (schema,), prepare=False)
-            if not _only(cur.fetchone()):
-                return False
-            if current_version(conn, schema) is None:
-                raise SchemaError(
-                    f"schema {schema} was not made by pgdurable, so it is not dropped",
-                    detail=f"Expected the table {schema}.migrations, found none like ours.",
-                    hint="Drop it by hand if that is what you want.",
-                )
-            df_schema.drop(cur, schema)
-            group = rights.setup_of(cur, schema)
-            if extension.installed(cur, schema) is not None:
-                cur.execute("drop extension pgdurable cascade")
-            cur.execute(_sql("drop schema if exists @extschema@ cascade", schema))
-            if roles and group is not None:
-                rights.drop(cur, group)
-            return True
+    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn  # no traceback shows a password
+    with _alone(dsn_or_conn, schema) as (conn, cur):
+        cur.execute("select to_regnamespace(%s) is not null", (schema,), prepare=False)
+        if not _only(cur.fetchone()):
+            return False
+        if current_version(conn, schema) is None:
+            raise SchemaError(
+                f"schema {schema} was not made by pgdurable, so it is not dropped",
+                detail=f"Expected the table {schema}.migrations, found none like ours.",
+                hint="Drop it by hand if that is what you want.",
+            )
+        df_schema.drop(cur, schema)
+        group = rights.setup_of(cur, schema)
+        if extension.installed(cur, schema) is not None:
+            cur.execute("drop extension pgdurable cascade")
+        cur.execute(_sql("drop schema if exists @extschema@ cascade", schema))
+        if roles and group is not None:
+            rights.drop(cur, group)
+        return True
 
 
 def group_roles(conn: psycopg.Connection[Any], schema: str = "durable") -> tuple[str, ...]:
@@ -435,14 +444,12 @@ def adopt(dsn_or_conn: str | psycopg.Connection[Any], schema: str = "durable") -
         ConnectionFailed: no connection, or the server is read-only.
     """
     schema = quote_schema(schema)
-    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn
-    with connected(dsn_or_conn) as conn, explained(schema):
-        with conn.transaction(), conn.cursor(row_factory=tuple_row) as cur:
-            cur.execute(LOCK, (schema,), prepare=False)
-            _judge(current_version(conn, schema), schema)
-            if extension.installed(cur, schema) is not None:
-                raise SchemaError(f"schema {schema} is an extension already", hint="There is nothing to do.")
-            extension.adopt(cur, schema, latest_version())
+    dsn_or_conn = Dsn(dsn_or_conn) if isinstance(dsn_or_conn, str) else dsn_or_conn  # no traceback shows a password
+    with _alone(dsn_or_conn, schema) as (conn, cur):
+        _judge(current_version(conn, schema), schema)
+        if extension.installed(cur, schema) is not None:
+            raise SchemaError(f"schema {schema} is an extension already", hint="There is nothing to do.")
+        extension.adopt(cur, schema, latest_version())
 
 
 @contextmanager
